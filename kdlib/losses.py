@@ -9,8 +9,13 @@ import torch.nn.functional as F
 _ANGLE_ENTRIES = 1 << 22  # angles held at a time: batches up to 161 images in one piece
 
 
+def at_least_float32(tensor):
+    """The tensor, as float32 where it is half precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def _full_precision(*tensors):
-    return tuple(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor for tensor in tensors)
+    return tuple(at_least_float32(tensor) for tensor in tensors)
 
 
 def _without_autocast(loss):

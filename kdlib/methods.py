@@ -7,12 +7,14 @@ logit-distillation loss (relations between samples, and norm and direction, have
 
 To add a method: one loss in `losses.py`, one builder here, one entry in METHODS."""
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from kdlib import losses
@@ -30,18 +32,26 @@ class Method:
     report: Callable = dict
 
 
-def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, **options) -> Method:
+def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, num_classes=None, **options) -> Method:
     """The method `name` with its published settings, or with `options` in their place (see each builder).
 
-    student_dim, teacher_dim: widths of the embeddings; class_means: (classes, teacher_dim) tensor, for KD++.
+    student_dim, teacher_dim: widths of the embeddings; class_means: (classes, teacher_dim) tensor, for KD++;
+    num_classes: for instance-wise CTKD.
     Raises ValueError for an unknown name or option."""
     if name not in METHODS:
         raise near(name, METHODS, "method")
-    known = set(inspect.signature(METHODS[name]).parameters) - {"context"}
+    known = method_options(name)
     for option in options:
         if option not in known:
             raise near(option, sorted(known), f"option of method {name}:")
-    return METHODS[name](dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means), **options)
+    context = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
+    return METHODS[name](context, **options)
+
+
+def method_options(name) -> dict:
+    """The options of a method and their published values."""
+    parameters = inspect.signature(METHODS[name]).parameters
+    return {option: parameter.default for option, parameter in parameters.items() if option != "context"}
 
 
 def curriculum_weight(epoch, *, loops=10) -> float:
@@ -71,6 +81,24 @@ class CurriculumTemperature(nn.Module):
         return self.t_start + self.t_range * torch.sigmoid(losses.reverse_gradient(self.theta, weight))
 
 
+class InstanceTemperature(nn.Module):
+    """CTKD's instance-wise temperature (Li et al. 2023, §3.3): t_start + t_range · σ(MLP(teacher's and student's logits)).
+
+    `forward(student_logits, teacher_logits, weight)` -> (N, 1); logits (N, K), read without gradient, so the temperature
+    trains the MLP alone; the MLP's gradient is reversed and scaled by `weight`, as the global temperature's is."""
+
+    def __init__(self, num_classes, hidden=128, t_start=1.0, t_range=20.0):
+        super().__init__()
+        self.t_start, self.t_range = t_start, t_range
+        self.layers = nn.Sequential(nn.Linear(2 * num_classes, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, student_logits, teacher_logits, weight):
+        with torch.autocast(student_logits.device.type, enabled=False):
+            logits = torch.cat([teacher_logits, student_logits], dim=1).detach().float()
+            score = losses.reverse_gradient(self.layers(logits), weight)
+            return self.t_start + self.t_range * torch.sigmoid(score)
+
+
 def scratch(context):
     """The student alone (and every teacher): cross-entropy."""
 
@@ -90,15 +118,25 @@ def ckd(context, *, ce=0.1, kd=0.9, temperature=4.0):
     return Method(terms)
 
 
-def rkd(context, *, ce=1.0, distance=25.0, angle=50.0):
-    """Relational distillation (Park et al. 2019) as the benchmarks weigh it, on the raw embeddings."""
+def rkd(context, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, normalize=False):
+    """Relational distillation (Park et al. 2019) as the benchmarks weigh it, on the raw embeddings, with no distillation
+    term. Its author's recipe, `rkd_author`, takes embeddings of length one and adds 16 · KL at T = 4.
+
+    `kd` multiplies T² · KL, as in every method here: the author's 16 · KL at T = 4 is kd = 1."""
 
     def terms(student, teacher, labels, epoch, weights=None):
-        return {
+        embeddings = student.embedding, teacher.embedding
+        if normalize:
+            embeddings = tuple(F.normalize(losses.at_least_float32(embedding), dim=1) for embedding in embeddings)
+        named = {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
-            "distance": distance * losses.rkd_distance_loss(student.embedding, teacher.embedding),
-            "angle": angle * losses.rkd_angle_loss(student.embedding, teacher.embedding),
+            "distance": distance * losses.rkd_distance_loss(*embeddings),
+            "angle": angle * losses.rkd_angle_loss(*embeddings),
         }
+        if kd:
+            divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
+            named["kd"] = kd * divergence
+        return named
 
     return Method(terms)
 
@@ -115,29 +153,38 @@ def ctkd(context, *, ce=0.1, kd=0.9, loops=10):
     return Method(terms, module=module, report=lambda: {"temperature": module(0.0).item()})
 
 
-def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
-    """KD++ (Wang et al. 2023): CKD plus the norm-and-direction term, which reads the teacher's class means.
-
-    Where the widths differ the student's embedding goes through BatchNorm, Dropout, Linear, for this term only. The
-    distillation term warms up over `warmup` epochs; norm and direction does not."""
-    student_dim, teacher_dim, class_means = context["student_dim"], context["teacher_dim"], context["class_means"]
-    if class_means is None or class_means.shape[1] != teacher_dim:
-        shape = None if class_means is None else tuple(class_means.shape)
-        raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
-    projector = None
-    if student_dim != teacher_dim:
-        projector = nn.Sequential(nn.BatchNorm1d(student_dim), nn.Dropout(0.5), nn.Linear(student_dim, teacher_dim))
+def ctkd_instance(context, *, ce=0.1, kd=0.9, loops=10):
+    """Curriculum temperature (Li et al. 2023), instance-wise: an MLP reads both logits and gives each sample its own."""
+    if context["num_classes"] is None:
+        raise ValueError("instance-wise CTKD needs num_classes, the width of the logits that its MLP reads")
+    module, last = InstanceTemperature(context["num_classes"]), {}
 
     def terms(student, teacher, labels, epoch, weights=None):
-        embedding = student.embedding if projector is None else projector(student.embedding)
+        temperature = module(student.logits, teacher.logits, curriculum_weight(epoch, loops=loops))
+        last["temperature"] = temperature.detach()
+        divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
+        return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
+
+    def report():
+        return {"temperature": last["temperature"].mean().item(), "temperature_std": last["temperature"].std().item()}
+
+    return Method(terms, module=module, report=report)
+
+
+def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
+    """KD++ (Wang et al. 2023): CKD plus the norm-and-direction term, which reads the teacher's class means. The
+    distillation term warms up over `warmup` epochs; norm and direction does not."""
+    project = _projector(context)
+
+    def terms(student, teacher, labels, epoch, weights=None):
         divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
         return {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
             "kd": kd * warm_up(epoch, warmup) * divergence,
-            "nd": nd * losses.nd_loss(embedding, teacher.embedding, class_means, labels),
+            "nd": nd * losses.nd_loss(project(student.embedding), teacher.embedding, context["class_means"], labels),
         }
 
-    return Method(terms, module=projector)
+    return Method(terms, module=_trained(project))
 
 
 def dkd(context, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
@@ -155,4 +202,43 @@ def dkd(context, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
     return Method(terms)
 
 
-METHODS = {"scratch": scratch, "ckd": ckd, "rkd": rkd, "ctkd": ctkd, "kdpp": kdpp, "dkd": dkd}
+def dkdpp(context, *, ce=1.0, nd=2.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
+    """KD++'s norm-and-direction term added to DKD (Wang et al. 2023)."""
+    project = _projector(context)
+    base = dkd(context, ce=ce, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup)
+
+    def terms(student, teacher, labels, epoch, weights=None):
+        embedding = project(student.embedding)
+        direction = losses.nd_loss(embedding, teacher.embedding, context["class_means"], labels)
+        return base.terms(student, teacher, labels, epoch, weights=weights) | {"nd": nd * direction}
+
+    return Method(terms, module=_trained(project))
+
+
+def _projector(context):
+    """What the norm-and-direction term sees of the student's embedding: BatchNorm, Dropout, Linear of it where the widths
+    differ, else itself. Raises ValueError unless the teacher's class means are as wide as its embedding."""
+    student_dim, teacher_dim, class_means = context["student_dim"], context["teacher_dim"], context["class_means"]
+    if class_means is None or class_means.shape[1] != teacher_dim:
+        shape = None if class_means is None else tuple(class_means.shape)
+        raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
+    if student_dim == teacher_dim:
+        return nn.Identity()
+    return nn.Sequential(nn.BatchNorm1d(student_dim), nn.Dropout(0.5), nn.Linear(student_dim, teacher_dim))
+
+
+def _trained(module):
+    return module if any(True for _ in module.parameters()) else None
+
+
+METHODS = {
+    "scratch": scratch,
+    "ckd": ckd,
+    "rkd": rkd,
+    "rkd_author": functools.partial(rkd, kd=1.0, normalize=True),
+    "ctkd": ctkd,
+    "ctkd_instance": ctkd_instance,
+    "kdpp": kdpp,
+    "dkd": dkd,
+    "dkdpp": dkdpp,
+}

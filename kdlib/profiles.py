@@ -11,29 +11,55 @@ from kdlib.paths import near
 
 @dataclass(frozen=True)
 class Profile:
-    """`settings` are common to every run; `debias` maps each debiaser of the students to its list of λ (0 where it has no
-    strength); `teacher_debias` is the debiaser of the 2 × 2 of teacher and student."""
+    """`settings` are common to every run. `pairs` are (teacher, student); every list of runs is of the first, and `of` makes
+    another the first. `debias` maps each debiaser of the students to its list of λ (0 where it has no strength);
+    `teacher_debias` is the debiaser of the 2 × 2 of teacher and student. Where the settings have a `teacher_seed`, one
+    teacher serves all seeds."""
 
     name: str
     about: str
     settings: dict
+    pairs: tuple
     methods: tuple
-    debias: dict
-    teacher_debias: str
     seeds: tuple
+    debias: dict = dataclasses.field(default_factory=dict)
+    teacher_debias: str = "none"
+    published: tuple = ()  # methods that are also trained as published
+    small_lr: float | None = None  # the learning rate of MobileNet and ShuffleNet students, if they have their own
+
+    def of(self, pair):
+        """This profile for one of its pairs, as "resnet56->resnet20"; "" is the first. ValueError where it has no such."""
+        known = {f"{teacher}->{student}": (teacher, student) for teacher, student in self.pairs}
+        if pair and pair not in known:
+            raise near(pair, known, f"pair of profile {self.name}:")
+        return (
+            dataclasses.replace(self, pairs=(known[pair],)) if pair else dataclasses.replace(self, pairs=self.pairs[:1])
+        )
 
     def _runs(self, **settings):
-        return [self.settings | settings | {"seed": seed} for seed in self.seeds]
+        teacher, student = self.pairs[0]
+        pair = {"teacher": teacher, "student": student}
+        return [self.settings | pair | settings | {"seed": seed} for seed in self.seeds]
 
     def teachers(self, debias="none"):
-        """The teacher, trained with a debiaser or without."""
-        s = self.settings
-        teacher = {"student": s["teacher"], "epochs": s["teacher_epochs"], "lr": s["teacher_lr"], "method": "scratch"}
-        return self._runs(**teacher, debias=debias)
+        """The teacher, trained with a debiaser or without: a run per seed, or one for all seeds."""
+        prefix, teacher = "teacher_", self.pairs[0][0]
+        recipe = {name.removeprefix(prefix): value for name, value in self.settings.items() if name.startswith(prefix)}
+        trained = self._runs(student=teacher, method="scratch", debias=debias, **recipe)
+        if "seed" not in recipe:
+            return trained
+        return [trained[0] | {"seed": recipe["seed"]}]
 
-    def students(self, method, debias="none", lam=0.0, teacher_debias="none"):
-        """The student under a method; method scratch is the student alone, the control with the same budget."""
-        return self._runs(method=method, debias=debias, lam=lam, teacher_debias=teacher_debias)
+    def students(self, method, debias="none", lam=0.0, teacher_debias="none", **recipe):
+        """The student under a method; method scratch is the student alone, the control with the same budget. `recipe`:
+        settings in place of the profile's."""
+        if self.small_lr and is_small(self.pairs[0][1]):
+            recipe = {"lr": self.small_lr} | recipe
+        return self._runs(method=method, debias=debias, lam=lam, teacher_debias=teacher_debias, **recipe)
+
+    def as_published(self, method):
+        """The student under the method's own published recipe, where the profile's is another."""
+        return self.students(method, **published_recipe(method, *self.pairs[0]))
 
     def debiased(self, method):
         """The method's student under each debiaser, over its λ."""
@@ -52,15 +78,66 @@ class Profile:
         ]
 
     def grid(self):
-        """Every run of the study."""
+        """Every run of the study, of every pair."""
+        if len(self.pairs) > 1:
+            return [run for pair in self.pairs for run in dataclasses.replace(self, pairs=(pair,)).grid()]
         controls = ("scratch", *self.methods)
+        crossed = self.methods if self.teacher_debias != "none" else ()
         return [
             *self.teachers(),
             *self.teachers(self.teacher_debias),
             *(run for method in controls for run in self.students(method)),
             *(run for method in controls for run in self.debiased(method)),
-            *(run for method in self.methods for run in self.two_by_two(method)),
+            *(run for method in crossed for run in self.two_by_two(method)),
+            *(run for method in self.published for run in self.as_published(method)),
         ]
+
+
+def is_small(network) -> bool:
+    """Whether the published protocol trains this network with a lower learning rate."""
+    return network.startswith(("MobileNet", "Shuffle"))
+
+
+def published_recipe(method, teacher, student) -> dict:
+    """The settings with which a method's paper or code trains this pair on CIFAR-100 (its weights, where the pair has its
+    own): the protocol of the CRD benchmark, RKD's author's, or KD++'s."""
+    small = is_small(student)
+    recipe = dict(epochs=240, batch_size=64, lr=0.01 if small else 0.05, schedule="step", nesterov=False)
+    if method == "rkd_author":
+        return recipe | dict(epochs=200, batch_size=128, lr=0.1, schedule="step_rkd")
+    if method in ("kdpp", "dkdpp"):
+        recipe |= dict(batch_size=128, lr=0.02 if small else 0.1, nesterov=True)
+    if method == "kdpp":
+        recipe |= dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get((teacher, student), (None, None, None)), strict=True))
+    if method == "dkd" and (teacher, student) == ("resnet56", "resnet20"):
+        recipe |= dict(beta=2.0)
+    return recipe
+
+
+# KD++'s published weights of cross-entropy, distillation, and norm and direction
+KDPP_WEIGHTS = {
+    ("resnet56", "resnet20"): (1.0, 1.0, 2.0),
+    ("resnet32x4", "resnet8x4"): (1.0, 3.5, 2.0),
+    ("wrn_40_2", "wrn_40_1"): (1.0, 1.0, 1.5),
+    ("ResNet50", "MobileNetV2"): (1.0, 3.0, 0.5),
+    ("resnet32x4", "ShuffleV1"): (1.0, 2.5, 1.5),
+    ("resnet32x4", "ShuffleV2"): (1.0, 4.0, 0.5),
+}
+
+# The pairs of the published tables, and the earlier study's in the CIFAR form
+CIFAR_PAIRS = (
+    ("resnet56", "resnet20"),
+    ("resnet110", "resnet32"),
+    ("resnet32x4", "resnet8x4"),
+    ("wrn_40_2", "wrn_16_2"),
+    ("wrn_40_2", "wrn_40_1"),
+    ("vgg13", "vgg8"),
+    ("ResNet50", "MobileNetV2"),
+    ("resnet32x4", "ShuffleV1"),
+    ("resnet32x4", "ShuffleV2"),
+    ("ResNet34", "ResNet18"),
+    ("ResNet50", "ResNet18"),
+)
 
 
 PROFILES = {
@@ -69,32 +146,71 @@ PROFILES = {
         about="scikit-learn's digits with a planted colour, small networks: minutes on two cores",
         settings=dict(
             data="digits_s",
-            teacher="convnet_32",
-            student="convnet_8",  # a fifteenth of the teacher's parameters
-            epochs=20,
+            epochs=15,
             lr=0.2,  # learning rates were chosen on validation accuracy
             batch_size=64,
-            teacher_epochs=20,
+            teacher_epochs=15,
             teacher_lr=0.2,
             test_every=5,
             ramp=3,  # KD++ warms up over 20 of 240 epochs as published, CTKD over 10
             device="cpu",  # seconds a run: a GPU would wait for kernels to start
         ),
+        pairs=(("convnet_32", "convnet_8"),),  # a fifteenth of the parameters
         methods=("ckd", "rkd", "ctkd", "kdpp"),
         debias={"critic": (1.0, 10.0, 50.0), "domain_independent": (0.0,)},
         teacher_debias="domain_independent",
         seeds=(0, 1, 2),
     ),
+    "cifar100": Profile(
+        name="cifar100",
+        about="CIFAR-100 under the published protocol, 240 epochs: for a GPU",
+        settings=dict(
+            data="cifar100",
+            epochs=240,
+            lr=0.05,
+            batch_size=64,
+            schedule="step",
+            teacher_epochs=240,
+            teacher_lr=0.05,
+            teacher_batch_size=64,
+            teacher_schedule="step",
+            teacher_seed=0,
+        ),
+        small_lr=0.01,
+        pairs=CIFAR_PAIRS,
+        methods=("ckd", "rkd", "rkd_author", "ctkd", "ctkd_instance", "kdpp", "dkd", "dkdpp"),
+        seeds=(0, 1, 2, 3, 4),
+        published=("rkd_author", "kdpp", "dkd", "dkdpp"),
+    ),
+    "cifar100_short": Profile(
+        name="cifar100_short",
+        about="CIFAR-100 in a short form, one-cycle, a small pair: hours on two cores",
+        settings=dict(
+            data="cifar100",
+            epochs=10,
+            lr=0.1,
+            batch_size=64,
+            teacher_epochs=12,
+            teacher_seed=0,
+            test_every=5,
+            ramp=2,  # KD++ warms up over 20 of 240 epochs as published, CTKD over 10
+            device="cpu",
+        ),
+        pairs=(("resnet20", "resnet8"),),
+        methods=("ckd", "rkd", "ctkd", "kdpp"),
+        seeds=(0, 1, 2),
+    ),
 }
 
 
-def profile(name) -> Profile:
-    """The profile `name`; shrunk to two seeds, one epoch and one λ when KDLIB_SMOKE is set. ValueError if unknown."""
+def profile(name, pair="") -> Profile:
+    """The profile `name`, for one of its pairs; "" is its first, "all" every one. Shrunk to two seeds, one epoch and one λ
+    when KDLIB_SMOKE is set. ValueError if unknown."""
     if name not in PROFILES:
         raise near(name, PROFILES, "profile")
-    full = PROFILES[name]
+    chosen = PROFILES[name] if pair == "all" else PROFILES[name].of(pair)
     if not paths.smoke():
-        return full
-    small = full.settings | {"epochs": 1, "teacher_epochs": 1, "test_every": 1}
-    debias = {debiaser: strengths[-1:] for debiaser, strengths in full.debias.items()}
-    return dataclasses.replace(full, settings=small, debias=debias, seeds=full.seeds[:2])
+        return chosen
+    small = chosen.settings | {"epochs": 1, "teacher_epochs": 1, "test_every": 1}
+    debias = {debiaser: strengths[-1:] for debiaser, strengths in chosen.debias.items()}
+    return dataclasses.replace(chosen, settings=small, debias=debias, seeds=chosen.seeds[:2])

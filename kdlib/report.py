@@ -52,7 +52,12 @@ def execute(path, out, parameters):
     began = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
-            _relative(path), _relative(partial), values, kernel_name="python3", progress_bar=False
+            _relative(path),
+            _relative(partial),
+            values,
+            kernel_name="python3",
+            progress_bar=False,
+            extra_arguments=["--log-level=CRITICAL"],  # else each kernel warns that it listens on local TCP
         )
     except papermill.PapermillExecutionError as error:
         failed = paths.make_folder(out.parent / "failed") / out.name

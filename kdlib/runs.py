@@ -23,8 +23,9 @@ from kdlib import bias, data, debias, evaluate, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
 from kdlib.train import SCHEDULES, train
 
-RESULTS = 1  # raise when the same settings would give other results; old records are then no longer found
+RESULTS = 2  # raise when the same settings would give other results; old records are then no longer found
 PRECISIONS = ("auto", "float32", "bfloat16")
+WEIGHTS = ("ce", "kd", "nd", "beta")
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,26 @@ class Run:
     schedule: str = "one_cycle"
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    nesterov: bool = False
+    nesterov: bool = False  # of the student; teachers train without
     test_every: int = 1  # epochs between looks at test for `test_accuracy_best_epoch`, which nothing else reads
     skew: float | None = None  # of a planted attribute; None: the data set's own
     ramp: int | None = None  # epochs of KD++'s and DKD's warm-up, of CTKD's curriculum; None: as published
-    temperature: float | None = None  # None: the method's own
+    temperature: float | None = None  # this and the weights below; None: the method's own
+    ce: float | None = None  # weight of the cross-entropy
+    kd: float | None = None  # of the distillation term
+    nd: float | None = None  # of norm and direction
+    beta: float | None = None  # of DKD's part among the classes that are not the label
     teacher_seed: int | None = None  # None: the student's
     teacher_epochs: int | None = None  # None: the student's
     teacher_lr: float | None = None  # None: the student's
+    teacher_batch_size: int | None = None  # None: the student's
+    teacher_schedule: str | None = None  # None: the student's
+    weights: str = "none"  # "published": the fetched checkpoint as it is, without training
+    teacher_weights: str = "none"
 
     def __post_init__(self):
         known = {"data": data.SOURCES, "method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        known |= {"weights": ("none",), "teacher_weights": ("none",), "teacher_schedule": (None, *SCHEDULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
@@ -75,6 +85,7 @@ class Run:
             "threads": 1,
             "ramp": 1,
             "teacher_epochs": 1,
+            "teacher_batch_size": 2,
             "teacher_seed": 0,
         }
         for name, minimum in least.items():
@@ -85,6 +96,13 @@ class Run:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive; got {value}")
+        known = methods.method_options(self.method)
+        for name in WEIGHTS:
+            value = getattr(self, name)
+            if value is not None and name not in known:
+                raise ValueError(f"method {self.method} has no weight {name}; it has {', '.join(_weights(known))}")
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"weight {name} must be 0 or more; got {value}")
         if self.device != "auto":
             torch.device(self.device)
 
@@ -96,8 +114,10 @@ class Run:
             precision = "bfloat16" if device.startswith("cuda") else "float32"
         run = dataclasses.replace(self, device=device, precision=precision)
         if self.method == "scratch":
-            none = dict.fromkeys(("ramp", "temperature", "teacher_seed", "teacher_epochs", "teacher_lr"))
-            run = dataclasses.replace(run, teacher="", teacher_debias="none", teacher_lam=0.0, **none)
+            unread = [name for name, default in _defaults().items() if name.startswith("teacher_") and default is None]
+            none = dict.fromkeys(("ramp", "temperature", *WEIGHTS, *unread))
+            teacher = dict(teacher="", teacher_debias="none", teacher_lam=0.0, teacher_weights="none")
+            run = dataclasses.replace(run, **teacher, **none)
         return run
 
     def teacher_run(self):
@@ -113,6 +133,11 @@ class Run:
             seed=self.seed if self.teacher_seed is None else self.teacher_seed,
             epochs=self.teacher_epochs or self.epochs,
             lr=self.teacher_lr or self.lr,
+            batch_size=self.teacher_batch_size or self.batch_size,
+            schedule=self.teacher_schedule or self.schedule,
+            nesterov=False,
+            weights=self.teacher_weights,
+            **dict.fromkeys(WEIGHTS),
         ).resolved()
 
     def load_data(self):
@@ -215,17 +240,18 @@ def _train(this, log, checkpoint_seconds):
     labels = {name: torch.from_numpy(split.labels).to(this.device) for name, split in dataset.splits.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(this.seed)
-        model = models.build_model(this.student, classes).to(this.device)
+        model = models.fast_layout(models.build_model(this.student, classes).to(this.device))
         torch.manual_seed(this.seed + 1)  # whatever the network drew, method and debiaser start alike
         bank, means = None, None
         if teacher is not None:
             bank = _bank(teacher, paths.runs_folder())
-            means = class_means(teacher).to(this.device) if this.method == "kdpp" else None
+            means = class_means(teacher).to(this.device) if this.method in ("kdpp", "dkdpp") else None
         method = methods.build_method(
             this.method,
             student_dim=model.embedding_dim,
             teacher_dim=bank and bank.teacher.embedding_dim,
             class_means=means,
+            num_classes=classes,
             **_method_options(this),
         )
         if method.module is not None:
@@ -277,17 +303,19 @@ def _finish(this, dataset, model, images, rows):
         logits = evaluate.predict(model, images[name]).logits.cpu().numpy()
         predicted = logits.argmax(1)
         arrays |= {f"{name}_logits": logits, f"{name}_labels": split.labels, f"{name}_group": split.group}
-        metrics[name] = evaluate.performance(split.labels, predicted, classes)
-        metrics[name] |= bias.summary(split.labels, predicted, split.group, num_classes=classes)
+        performance = evaluate.performance(split.labels, predicted, classes)
+        labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (split.labels, predicted))
+        figures = bias.summary(labels, guesses, split.group, num_classes=len(data.bias_classes(dataset)))
+        metrics[name] = performance | figures | performance  # accuracy is that on the classes as they are
     # as papers report it, to be set beside theirs; never used here
     metrics["test_accuracy_best_epoch"] = float(np.nanmax([row["test_accuracy"] for row in rows]))
     teacher = this.teacher_run()
     if teacher is not None:
         teacher_predicted = predictions(teacher)["test_logits"].argmax(1)
         test = dataset.test
-        metrics["vs_teacher"] = bias.compare(
-            test.labels, teacher_predicted, arrays["test_logits"].argmax(1), test.group, num_classes=classes
-        )
+        three = test.labels, teacher_predicted, arrays["test_logits"].argmax(1)
+        three = (data.bias_labels(dataset, numbers) for numbers in three)
+        metrics["vs_teacher"] = bias.compare(*three, test.group, num_classes=len(data.bias_classes(dataset)))
     record = {
         "key": this.key,
         "settings": dataclasses.asdict(this),
@@ -314,12 +342,16 @@ def _finish(this, dataset, model, images, rows):
 
 def _method_options(this):
     """The run's settings that its method has an option for."""
-    options = {"ctkd": {"loops": this.ramp}, "kdpp": {"warmup": this.ramp}, "dkd": {"warmup": this.ramp}}.get(
-        this.method, {}
-    )
-    if this.method in ("ckd", "kdpp", "dkd"):
-        options["temperature"] = this.temperature
-    return {name: value for name, value in options.items() if value is not None}
+    settings = {name: getattr(this, name) for name in ("temperature", *WEIGHTS)} | {
+        "loops": this.ramp,
+        "warmup": this.ramp,
+    }
+    known = methods.method_options(this.method)
+    return {name: value for name, value in settings.items() if value is not None and name in known}
+
+
+def _weights(known):
+    return [name for name in WEIGHTS if name in known] or ["none"]
 
 
 def _debiaser(this, dataset, model):
@@ -333,6 +365,11 @@ def _debiaser(this, dataset, model):
         embedding_dim=model.embedding_dim,
         device=next(model.parameters()).device,
     )
+
+
+@functools.cache
+def _defaults():
+    return {field.name: field.default for field in dataclasses.fields(Run)}
 
 
 @functools.cache
@@ -363,8 +400,9 @@ def _images(name, skew, split, device, data_folder):
 @functools.lru_cache(maxsize=2)
 def _bank(teacher, runs_folder):
     images = on_device(teacher, "train")
-    model = load_model(teacher).to(teacher.device).requires_grad_(False)
-    return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip))
+    model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
+    budget = torch.cuda.mem_get_info(teacher.device)[0] // 2 if teacher.device.startswith("cuda") else 6 << 30
+    return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), budget=budget)
 
 
 @contextlib.contextmanager

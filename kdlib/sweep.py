@@ -6,7 +6,6 @@ so they share its bank of outputs."""
 import multiprocessing
 import os
 import queue
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -32,10 +31,12 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     if todo:
         paths.make_folder(paths.runs_folder())
         teachers = {run.teacher_run() for run in todo} - {None}
-        first = sorted((run for run in teachers if runs.stored(run) is None), key=lambda run: run.key)
-        rest = [run for run in todo if run not in teachers]
-        progress = _Progress(len(first) + len(rest), log)
-        for stage in (first, rest):
+        missing = sorted((run for run in teachers if runs.stored(run) is None), key=lambda run: run.key)
+        others = [run for run in todo if run not in teachers]
+        alone = [run for run in others if run.method == "scratch"]  # these need not wait for a teacher
+        distilled = [run for run in others if run.method != "scratch"]
+        progress = _Progress(len(missing) + len(others), log)
+        for stage in (missing + alone, distilled):
             if stage:
                 _ENGINES[engine](stage, workers, address, progress)
         progress.close()
@@ -106,12 +107,15 @@ _FOLDERS = {"KDLIB_DATA": paths.data_folder, "KDLIB_RUNS": paths.runs_folder}
 
 
 def _chunks(todo, parts):
-    """The runs in lists that each use one teacher, none longer than a fair part."""
-    longest = -(-len(todo) // parts)
+    """The runs in lists whose runs see the same teacher outputs, so that a worker computes them once; none much longer than
+    a fair part. The first lists of all groups come before their second ones, so that workers start on different groups."""
+    longest = max(-(-len(todo) // parts), 3)
     groups = {}
     for run in todo:
-        groups.setdefault(run.teacher_run(), []).append(run)
-    return [group[i : i + longest] for group in groups.values() for i in range(0, len(group), longest)]
+        alone = run if run.method == "scratch" else None  # nothing to share
+        groups.setdefault((run.teacher_run(), run.seed, alone), []).append(run)
+    rounds = range(0, max(map(len, groups.values())), longest)
+    return [group[i : i + longest] for i in rounds for group in groups.values() if group[i:]]
 
 
 def _attempt(run, log):
@@ -149,7 +153,7 @@ class _Progress:
         self.total, self.done, self.log, self.failures = total, 0, log, []
         self.began = self.last = time.monotonic()
         self.bar = None
-        if log is print and interactive():
+        if log is print and paths.interactive():
             from tqdm.auto import tqdm
 
             self.bar = tqdm(total=total, unit="run", desc="training")
@@ -191,11 +195,6 @@ class _Progress:
     def _say(self, text):
         self.last = time.monotonic()
         self.log(text)
-
-
-def interactive() -> bool:
-    """Whether a person watches: a terminal, or a notebook that is not run headlessly."""
-    return sys.stdout.isatty() or ("ipykernel" in sys.modules and not os.environ.get("KDLIB_HEADLESS"))
 
 
 def name(run) -> str:

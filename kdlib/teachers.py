@@ -51,34 +51,43 @@ def read_means(path, *, num_classes, dim) -> torch.Tensor:
 class TeacherBank:
     """A frozen teacher's outputs by (image, view), each computed once, when first asked for, and kept on the device.
 
-    Every run of a sweep that uses this teacher shares one bank. Where `budget` bytes do not hold all N × views outputs,
-    nothing is kept and every call is a plain forward pass; `kept` tells which."""
+    Every run of a sweep that uses this teacher shares one bank. It keeps what `budget` bytes hold, in the order in which it
+    is asked; the rest are plain forward passes, which a line says once."""
 
-    def __init__(self, teacher, images, num_views, *, budget=4 << 30):
-        self.teacher, self.images, self.num_views = teacher.eval(), images, num_views
-        device = images.pixels.device
-        entries = len(images) * num_views
-        self.kept = entries * (teacher.num_classes + teacher.embedding_dim) * 4 <= budget
+    def __init__(self, teacher, images, num_views, *, budget=6 << 30, log=print):
+        self.teacher, self.images, self.num_views, self.log = teacher.eval(), images, num_views, log
+        device, entries = images.pixels.device, len(images) * num_views
+        row = (teacher.num_classes + teacher.embedding_dim) * 4
+        self.capacity, self.used = min(entries, budget // row), 0
         self.forwards = 0  # images that went through the teacher
-        if self.kept:
-            self.logits = torch.empty(entries, teacher.num_classes, device=device)
-            self.embedding = torch.empty(entries, teacher.embedding_dim, device=device)
-            self.filled = torch.zeros(entries, dtype=torch.bool, device=device)
+        self.place = torch.full((entries,), -1, dtype=torch.int32, device=device)  # row of each (image, view), or −1
+        # a CPU's memory is taken only as rows are written
+        self.logits = torch.empty(self.capacity, teacher.num_classes, device=device)
+        self.embedding = torch.empty(self.capacity, teacher.embedding_dim, device=device)
 
     @torch.no_grad()
     def output(self, index, view, images) -> Output:
         """The teacher's Output for `images` (B, C, H, W), which are the images `index` (B,) under `view` (B,)."""
-        if not self.kept:
-            self.forwards += len(images)
-            return self.teacher(images)
         entry = index * self.num_views + view
-        missing = (~self.filled[entry]).nonzero().squeeze(1)
-        if len(missing):
-            self.forwards += len(missing)
-            if len(missing) == 1:  # a batch of one takes another kernel, whose rounding differs; two do not
-                missing = missing.expand(2)
-            output = self.teacher(images[missing])
-            self.logits[entry[missing]] = output.logits.float()
-            self.embedding[entry[missing]] = output.embedding.float()
-            self.filled[entry[missing]] = True
-        return Output(self.logits[entry], self.embedding[entry])
+        place = self.place[entry].long()
+        missing = (place < 0).nonzero().squeeze(1)
+        if not len(missing):
+            return Output(self.logits[place], self.embedding[place])
+        self.forwards += len(missing)
+        if len(missing) == 1:  # a batch of one takes another kernel, whose rounding differs; two do not
+            output = Output(*(part[:1].float() for part in self.teacher(images[missing.expand(2)])))
+        else:
+            output = Output(*(part.float() for part in self.teacher(images[missing])))
+        if self.used + len(missing) <= self.capacity:
+            rows = torch.arange(self.used, self.used + len(missing), device=place.device)
+            self.used += len(missing)
+            self.logits[rows], self.embedding[rows] = output
+            self.place[entry[missing]] = rows.int()
+        elif self.used <= self.capacity:
+            self.log(f"teacher bank: {self.used} outputs fill its memory; the others are computed each time")
+            self.used = self.capacity + 1
+        if len(missing) == len(index):
+            return output
+        known = place.clamp(min=0)
+        parts = zip((self.logits, self.embedding), output, strict=True)
+        return Output(*(kept[known].index_copy(0, missing, new) for kept, new in parts))

@@ -10,7 +10,8 @@ from kdlib import paths
 from kdlib.augment import draw_order, draw_views, number_of_views
 from kdlib.debias import Batch, Debiaser
 
-SCHEDULES = ("one_cycle", "step", "constant")
+SCHEDULES = ("one_cycle", "step", "step_rkd", "constant")
+STEPS = {"step": (0.1, (150, 180, 210), 240), "step_rkd": (0.2, (60, 120, 160), 200)}  # factor, after which epochs, of
 
 
 class NotFinite(RuntimeError):
@@ -121,12 +122,14 @@ def batches(order, batch_size):
 
 def build_schedule(name, optimizer, *, lr, epochs, steps):
     """A torch scheduler that is stepped after each of the `steps` of an epoch: one_cycle (up to `lr` and down, momentum
-    fixed), step (× .1 after 150/240, 180/240 and 210/240 of the epochs) or constant. ValueError for another name."""
+    fixed), step (× .1 after 150, 180 and 210 of 240 epochs, or these shares of another number), step_rkd (RKD's author: × .2
+    after 60, 120 and 160 of 200) or constant. ValueError for another name."""
     if name == "one_cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps + 1, cycle_momentum=False)
-    if name == "step":
-        milestones = [round(epochs * part / 240) * steps for part in (150, 180, 210)]
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
+    if name in STEPS:
+        factor, after, whole = STEPS[name]
+        milestones = [round(epochs * epoch / whole) * steps for epoch in after]
+        return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=factor)
     if name == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
     raise paths.near(name, SCHEDULES, "schedule")

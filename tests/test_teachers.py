@@ -64,7 +64,7 @@ def test_bank_equals_the_plain_teacher_whoever_asked_first(bank_and_images):
         kept = bank.output(index, view, inputs)
         torch.testing.assert_close(kept.logits, plain.logits, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(kept.embedding, plain.embedding, rtol=1e-6, atol=1e-6)
-    assert bank.filled.sum() == bank.forwards < 53
+    assert bank.used == bank.forwards < 53
 
 
 def test_a_second_pass_costs_no_forward(bank_and_images):
@@ -78,8 +78,22 @@ def test_a_second_pass_costs_no_forward(bank_and_images):
 
 def test_without_room_the_bank_is_the_plain_forward(bank_and_images):
     full, images = bank_and_images
-    bank = teachers.TeacherBank(full.teacher, images, 18, budget=100)
+    lines = []
+    bank = teachers.TeacherBank(full.teacher, images, 18, budget=10, log=lines.append)
     index, view = torch.arange(12), torch.arange(12)
-    assert not bank.kept
     inputs = images.views(index, view)
-    assert torch.equal(bank.output(index, view, inputs).logits, full.output(index, view, inputs).logits)
+    for _ in range(2):
+        assert torch.equal(bank.output(index, view, inputs).logits, full.output(index, view, inputs).logits)
+    assert (bank.forwards, bank.used > bank.capacity, len(lines)) == (24, True, 1)
+
+
+def test_a_full_bank_still_serves_what_it_has(bank_and_images):
+    full, images = bank_and_images
+    row = 4 * (3 + full.teacher.embedding_dim)
+    bank = teachers.TeacherBank(full.teacher, images, 18, budget=6 * row, log=lambda line: None)
+    index, view = torch.arange(12), torch.zeros(12, dtype=torch.int64)
+    for part in (index[:6], index):
+        inputs = images.views(part, view[part])
+        ours, plain = bank.output(part, view[part], inputs), full.output(part, view[part], inputs)
+        torch.testing.assert_close(ours.embedding, plain.embedding, rtol=1e-6, atol=1e-6)
+    assert bank.forwards == 12

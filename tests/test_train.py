@@ -26,6 +26,7 @@ def go(method="ckd", epochs=3, bank=None, **options):
     bank = bank or teacher_bank()
     means = torch.randn(3, bank.teacher.embedding_dim, generator=torch.Generator().manual_seed(1))
     dims = {"student_dim": model.embedding_dim, "teacher_dim": bank.teacher.embedding_dim, "class_means": means}
+    dims["num_classes"] = 3
     torch.manual_seed(1)
     built = methods.build_method(method, **dims)
     settings = {"epochs": epochs, "batch_size": 16, "lr": 0.05, "seed": 3, "bank": bank, "log": lambda line: None}

@@ -1,9 +1,10 @@
 """Data sets: `load(name, **options) -> Dataset`, one file per source.
 
 A prepared set is cached in the data folder as `<name>.npz` with a manifest `<name>.json` beside it (options, counts,
-SHA-256); a cache that does not match its manifest is rebuilt, never half-read. To add a source, write one file with
-`prepare(**options) -> Dataset`, and name it in SOURCES."""
+SHA-256); a cache that does not match its manifest is rebuilt, never half-read. To add a source, write one file with a
+function(**options) -> Dataset, whose docstring says what the data are, and name both in SOURCES."""
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -15,8 +16,15 @@ import numpy as np
 
 from kdlib import paths
 
-# name -> module of kdlib.data that prepares it
-SOURCES = {"digits_s": "digits_s"}
+# name -> module of kdlib.data, and the function in it that prepares the set
+SOURCES = {
+    "digits_s": ("digits_s", "prepare"),
+    "cifar10": ("cifar", "cifar10"),
+    "cifar100": ("cifar", "cifar100"),
+    "cifar10s": ("cifar", "cifar10s"),
+    "cifar100s": ("cifar", "cifar100s"),
+}
+DOWNLOADS = ("cifar10", "cifar100")  # <name>.npz is the user's own file, so the cache is <name>-prepared.npz
 
 FORMAT = 1  # raise when the cache's form, or what a source prepares, changes
 
@@ -54,6 +62,8 @@ class Dataset:
     std: tuple = (0.25, 0.25, 0.25)
     padding: int = 4
     flip: bool = True
+    # class number -> class number for the bias analysis, where the attribute is part of a class; empty: the classes themselves
+    merged: tuple = ()
     fingerprint: str = ""  # SHA-256 of everything above: what a run's key depends on
 
     @property
@@ -62,24 +72,27 @@ class Dataset:
 
 
 def load(name, **options) -> Dataset:
-    """The data set `name`; options are its `prepare` function's (for `digits_s`: skew, size, seed).
+    """The data set `name`; options are those of its function (for `digits_s`: skew, size, seed).
 
-    Raises ValueError for an unknown name or option."""
-    if name not in SOURCES:
-        raise paths.near(name, SOURCES, "data set")
-    prepare = importlib.import_module(f"kdlib.data.{SOURCES[name]}").prepare
+    While its files do not change, this is one and the same object, so do not write into its arrays. Raises ValueError
+    for an unknown name or option."""
+    prepare = _function(name)
     defaults = {key: p.default for key, p in inspect.signature(prepare).parameters.items()}
     for option in options:
         if option not in defaults:
             raise paths.near(option, defaults, f"option of data set {name}:")
     options = defaults | options
-    stem = name if options == defaults else f"{name}-{_digest(json.dumps(options, sort_keys=True).encode())[:8]}"
+    text = json.dumps(paths.plain(options), sort_keys=True)
+    if options != defaults:
+        stem = f"{name}-{_digest(text.encode())[:8]}"
+    else:
+        stem = f"{name}-prepared" if name in DOWNLOADS else name
     file, manifest_file = paths.data_folder() / f"{stem}.npz", paths.data_folder() / f"{stem}.json"
-    problem = _check(file, manifest_file, options)
-    if problem is None:
-        return _read(file, json.loads(manifest_file.read_text()))
+    cached = _cached(file, manifest_file, text, _stamp(file), _stamp(manifest_file))
+    if isinstance(cached, Dataset):
+        return cached
     if file.exists():
-        print(f"kdlib: {file} {problem}; preparing it again", file=sys.stderr)
+        print(f"kdlib: {file} {cached}; preparing it again", file=sys.stderr)
     dataset = prepare(**options)
     dataset = replace(dataset, fingerprint=_fingerprint(dataset))
     _write(dataset, options, file, manifest_file)
@@ -87,10 +100,21 @@ def load(name, **options) -> Dataset:
 
 
 def about(name) -> str:
-    """What the data set `name` is, in a few sentences."""
-    if name not in SOURCES:
-        raise paths.near(name, SOURCES, "data set")
-    return inspect.getdoc(importlib.import_module(f"kdlib.data.{SOURCES[name]}"))
+    """What the data set `name` is, in a few sentences: its function's docstring as far as the options."""
+    return inspect.getdoc(_function(name)).split("\n\nOptions: ")[0]
+
+
+def bias_labels(dataset, labels) -> np.ndarray:
+    """Class numbers, labelled or predicted, as the bias analysis counts them: those of `bias_classes`."""
+    return np.array(dataset.merged)[labels] if dataset.merged else labels
+
+
+def bias_classes(dataset) -> tuple:
+    """Names of the classes that bias is measured on: the data set's own, or merged ones, as "boy + girl"."""
+    names = {}
+    for name, number in zip(dataset.classes, dataset.merged or range(len(dataset.classes)), strict=True):
+        names.setdefault(number, []).append(name)
+    return tuple(" + ".join(names[number]) for number in sorted(names))
 
 
 def class_by_group(split, dataset) -> np.ndarray:
@@ -116,13 +140,38 @@ def stratified_cut(labels, group, share, seed):
     return np.flatnonzero(~cut), np.flatnonzero(cut)
 
 
+def check_skew(skew):
+    """Raise ValueError unless `skew` can be the share of a class in its own domain."""
+    if not 0.5 <= skew <= 1:
+        raise ValueError(f"skew is the share of a class in its own domain, from 0.5 (balanced) to 1; got {skew}")
+
+
+def plant(labels, own, skew, generator) -> np.ndarray:
+    """The domain of each sample, int64 (N,): `own` (N,) 0 or 1 for `skew` of each class, the other one for the rest."""
+    group = own.copy()
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        others = members[: round((1 - skew) * len(members))]
+        group[others] = 1 - own[others]
+    return group
+
+
+def _function(name):
+    """The function that prepares the data set `name`; ValueError if unknown."""
+    if name not in SOURCES:
+        raise paths.near(name, SOURCES, "data set")
+    module, function = SOURCES[name]
+    return getattr(importlib.import_module(f"kdlib.data.{module}"), function)
+
+
 def _digest(content) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _settings(dataset):
-    """What a Dataset holds beside its splits and fingerprint."""
-    return {f.name: getattr(dataset, f.name) for f in fields(Dataset) if f.name not in (*dataset.splits, "fingerprint")}
+    """What a Dataset holds beside its splits and fingerprint, and `merged` only where it is used."""
+    left_out = {*dataset.splits, "fingerprint"} | (set() if dataset.merged else {"merged"})
+    return {f.name: getattr(dataset, f.name) for f in fields(Dataset) if f.name not in left_out}
 
 
 def _arrays(dataset):
@@ -152,11 +201,27 @@ def _write(dataset, options, file, manifest_file):
     paths.write_json(manifest_file, manifest | {"fingerprint": dataset.fingerprint, "sha256": checksum})
 
 
+def _stamp(file):
+    """What changes when a file does; None where there is none."""
+    try:
+        status = file.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=2)
+def _cached(file, manifest_file, options, *stamps) -> Dataset | str:
+    """The cached data set, or why it cannot be trusted; kept in memory, since every run's key asks for it."""
+    problem = _check(file, manifest_file, json.loads(options))
+    return problem or _read(file, json.loads(manifest_file.read_text()))
+
+
 def _check(file, manifest_file, options) -> str | None:
     """None when the cache can be trusted, else what is wrong with it."""
     try:
         manifest = json.loads(manifest_file.read_text())
-        if (manifest["format"], manifest["options"]) != (FORMAT, paths.plain(options)):
+        if (manifest["format"], manifest["options"]) != (FORMAT, options):
             return "was prepared by another version or with other options"
         if not file.exists():
             return "is missing"

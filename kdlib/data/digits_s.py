@@ -1,26 +1,27 @@
-"""`digits_s`: real handwritten digits with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
-
-The pictures are scikit-learn's 1,797 scanned digits (8×8, 17 grey levels). The attribute is ours: domain 0 shows a
-digit in grey, domain 1 in a colour whose hue is drawn at random for each picture, so a hue tells nothing of the class.
-In training, `skew` of the pictures of classes 0–4 are coloured and `skew` of those of classes 5–9 are grey: whether there
-is colour predicts the half of the classes. The test split shows every test picture in both domains."""
+"""Scikit-learn's digits with a planted attribute."""
 
 import colorsys
 
 import numpy as np
 from PIL import Image
 
-from kdlib.data import Dataset, Split, stratified_cut
+from kdlib.data import Dataset, Split, check_skew, plant, stratified_cut
 
 TEST_SHARE = 1 / 3
 VAL_SHARE = 1 / 6  # of what is not test
 
 
 def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
-    """`skew`: share of the training pictures of a class in its own domain, .5 (no bias) to 1; `size`: pixels a side;
-    `seed`: of the splits, the domains and the hues. Raises ValueError for values outside these ranges."""
-    if not 0.5 <= skew <= 1:
-        raise ValueError(f"skew is the share of a class in its own domain, from 0.5 (balanced) to 1; got {skew}")
+    """`digits_s`: real handwritten digits with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
+
+    The pictures are scikit-learn's 1,797 scanned digits (8×8, 17 grey levels). The attribute is ours: domain 0 shows a
+    digit in grey, domain 1 in a colour whose hue is drawn at random for each picture, so a hue tells nothing of the class.
+    In training, `skew` of the pictures of classes 0–4 are coloured and `skew` of those of classes 5–9 are grey: whether there
+    is colour predicts the half of the classes. The test split shows every test picture in both domains.
+
+    Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `size`, pixels a
+    side; `seed`, of the splits, the domains and the hues. Raises ValueError for values outside these ranges."""
+    check_skew(skew)
     if size < 8:
         raise ValueError(f"size is the width in pixels, at least the original 8; got {size}")
     from sklearn.datasets import load_digits  # a second of import, needed only here
@@ -34,10 +35,7 @@ def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
     pool, test = stratified_cut(labels, np.zeros_like(labels), TEST_SHARE, seed)
     own = (labels < 5).astype(np.int64)  # the domain of a class: colour for 0–4, grey for 5–9
     group = own.copy()
-    for digit in range(10):
-        members = generator.permutation(pool[labels[pool] == digit])
-        others = members[: round((1 - skew) * len(members))]
-        group[others] = 1 - own[others]
+    group[pool] = plant(labels[pool], own[pool], skew, generator)
     train, val = (pool[part] for part in stratified_cut(labels[pool], group[pool], VAL_SHARE, seed + 1))
 
     def split(index, domain):

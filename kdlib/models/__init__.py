@@ -15,9 +15,9 @@ import operator
 
 from . import convnet, mobilenetv2, resnet, resnet_imagenet, shufflenetv1, shufflenetv2, vgg, wrn
 from .checkpoint import load_checkpoint
-from .common import Output, get_head, set_head
+from .common import Output, fast_layout, get_head, set_head
 
-__all__ = ["FAMILIES", "Output", "build_model", "get_head", "load_checkpoint", "names", "set_head"]
+__all__ = ["FAMILIES", "Output", "build_model", "fast_layout", "get_head", "load_checkpoint", "names", "set_head"]
 
 FAMILIES = {
     "resnet": resnet.MODELS,
