@@ -2,9 +2,11 @@
 `KDLIB_DATA`, `KDLIB_RUNS` and `KDLIB_REPORTS`. Also the one way in which this project writes a file: whole or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,6 +31,11 @@ def reports_folder() -> Path:
 def smoke() -> bool:
     """True when `KDLIB_SMOKE` asks for runs just large enough to show that everything works."""
     return os.environ.get("KDLIB_SMOKE", "") not in ("", "0")
+
+
+def interactive() -> bool:
+    """Whether a person watches: a terminal, or a notebook that is not run headlessly."""
+    return sys.stdout.isatty() or ("ipykernel" in sys.modules and not os.environ.get("KDLIB_HEADLESS"))
 
 
 def make_folder(folder) -> Path:
@@ -59,6 +66,23 @@ def replacing(path, suffix=""):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Around writes to `path`: the system's error, as of a full disk, then says which file it met."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def only_process(path):
+    """Hold the lock `path`; wait while another process holds it. The system frees it when its holder dies."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path, value):
