@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|notebook|report …`: the same calls as the notebooks', for clusters and for make."""
+"""`python -m kdlib run|sweep|fetch|notebook|report …`: the same calls as the notebooks', for clusters and for make."""
 
 import argparse
 import dataclasses
@@ -17,6 +17,11 @@ def main(arguments=None) -> int:
     sweep.add_argument("--engine", default="local")
     sweep.add_argument("--address", help="of a Ray cluster")
     sweep.add_argument("--workers", type=int, help="processes of the local engine (default: one per core)")
+    fetch = commands.add_parser(
+        "fetch", help="download and check published teachers (without them, teachers are trained here)"
+    )
+    fetch.add_argument("name", help="cifar_teachers")
+    fetch.add_argument("--url", help="another address of the archive")
     notebook = commands.add_parser("notebook", help="execute a notebook with papermill and write it as HTML")
     notebook.add_argument("path")
     notebook.add_argument("--out", required=True, help="the executed notebook")
@@ -55,9 +60,15 @@ def _sweep(chosen):
     from kdlib.profiles import profile
     from kdlib.sweep import sweep
 
-    grid = profile(chosen.profile).grid()
-    table = sweep(grid, chosen.engine, workers=chosen.workers, address=chosen.address)
+    study = profile(chosen.profile, "all")
+    table = sweep(study.grid() + study.extras(), chosen.engine, workers=chosen.workers, address=chosen.address)
     print(f"{len(table)} runs of profile {chosen.profile} are in the store")
+
+
+def _fetch(chosen):
+    from kdlib.models import published
+
+    published.fetch(chosen.name, chosen.url)
 
 
 def _notebook(chosen):
@@ -72,7 +83,7 @@ def _report(chosen):
     print(write_index(chosen.profile))
 
 
-_COMMANDS = {"run": _run, "sweep": _sweep, "notebook": _notebook, "report": _report}
+_COMMANDS = {"run": _run, "sweep": _sweep, "fetch": _fetch, "notebook": _notebook, "report": _report}
 
 if __name__ == "__main__":
     sys.exit(main())

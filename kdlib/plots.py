@@ -14,9 +14,13 @@ LOOK = {
     "axes.grid": True, "grid.color": "#e5e5e5", "font.size": 9, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "kdlib",
 }  # fmt: skip
-COLOURS = dict(zip(["teacher", *NAMES], ["#000000", "#7F7F7F", *PALETTE[:5]], strict=True))
+COLOURS = {
+    "teacher": "#000000", "scratch": "#7F7F7F", "ckd": "#0072B2", "rkd": "#E69F00", "rkd_author": "#9A6A00",
+    "ctkd": "#009E73", "ctkd_instance": "#005C43", "kdpp": "#D55E00", "dkd": "#CC79A7", "dkdpp": "#8A4070",
+}  # fmt: skip
 MARKERS = {"none": "o", "critic": "^", "domain_independent": "s", "reweight": "D", "resample": "v"}
 DIVERGING = "RdBu_r"
+MANY = 20  # classes: more are drawn without their names, or in part
 
 
 def figure(rows=1, columns=1, *, width=7.5, height=3.2, **options):
@@ -33,11 +37,15 @@ def caption(drawing, text):
 
 
 def samples(dataset, split="train", *, seed=0):
-    """A random picture of each class (columns) in each group (rows), with the number of pictures in that cell."""
+    """A random picture of each class (columns) in each group (rows), with the number of pictures in that cell; of many
+    classes, those that have a group."""
     part, generator = dataset.splits[split], np.random.default_rng(seed)
-    rows, columns = len(dataset.groups), len(dataset.classes)
-    drawing, axes = figure(rows, columns, width=0.9 * columns, height=1.25, squeeze=False)
-    for (group, label), axis in np.ndenumerate(axes):
+    classes = range(len(dataset.classes))
+    if len(classes) > MANY:
+        classes = np.unique(part.labels[part.group >= 0])[:MANY]
+    drawing, axes = figure(len(dataset.groups), len(classes), width=0.9 * len(classes), height=1.25, squeeze=False)
+    for (group, column), axis in np.ndenumerate(axes):
+        label = classes[column]
         cell = np.flatnonzero((part.labels == label) & (part.group == group))
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel(f"n = {len(cell)}", fontsize=7)
@@ -45,11 +53,21 @@ def samples(dataset, split="train", *, seed=0):
             axis.imshow(part.images[generator.choice(cell)].transpose(1, 2, 0))
         if group == 0:
             axis.set_title(dataset.classes[label], fontsize=9)
-        if label == 0:
+        if column == 0:
             axis.set_ylabel(dataset.groups[group])
     return caption(
         drawing, f"{dataset.name}, {split} split: one random picture per class and group; n pictures in the cell."
     )
+
+
+def class_axis(axis, classes):
+    """Name the classes below the axis, or number them where they are many."""
+    if len(classes) > MANY:
+        axis.set(xlabel="number of the class")
+    else:
+        turned = {"rotation": 45, "ha": "right"} if max(map(len, classes)) > 6 else {}
+        axis.set_xticks(range(len(classes)), classes, **turned)
+        axis.set(xlabel="class")
 
 
 def curves(histories, column, *, label, ax=None):
@@ -77,7 +95,7 @@ def matrices(panels, *, label, low=None, high=None, cmap="viridis", ticks=None):
         image = axis.imshow(matrix, vmin=low, vmax=high, cmap=cmap)
         axis.set_title(title, fontsize=9)
         axis.grid(False)
-        if ticks is None:
+        if ticks is None or len(ticks) > MANY:
             axis.set(xticks=[], yticks=[])
         else:
             axis.set_xticks(range(len(ticks)), ticks)
@@ -157,7 +175,10 @@ def pareto(accuracy, disparity):
 
 
 def disparity_by_class(disparities, classes, *, note):
-    """Signed disparity of each class, models side by side: disparities maps a name in COLOURS to (seeds, K)."""
+    """Signed disparity of each class that has one, models side by side: disparities maps a name in COLOURS to (seeds, K)."""
+    counts = ~np.isnan(np.concatenate(list(disparities.values()))).all(axis=0)
+    disparities = {name: values[:, counts] for name, values in disparities.items()}
+    classes = [name for name, there in zip(classes, counts, strict=True) if there]
     drawing, axis = figure(width=9, height=3.6)
     width = 0.8 / len(disparities)
     for number, (name, values) in enumerate(disparities.items()):
@@ -168,8 +189,8 @@ def disparity_by_class(disparities, classes, *, note):
         axis.bar(position, mean, width, color=colour, label=NAMES.get(name, name), zorder=2)
         axis.errorbar(position, mean, yerr=half, fmt="none", ecolor="#222222", elinewidth=0.7, zorder=3)
     axis.axhline(0, color="#222222", linewidth=0.8)
-    axis.set_xticks(range(len(classes)), classes)
-    axis.set(xlabel="class", ylabel="recall of group 1 − recall of group 0")
+    class_axis(axis, classes)
+    axis.set(ylabel="recall of group 1 − recall of group 0")
     axis.legend(frameon=False, fontsize=8, ncols=len(disparities), loc="lower center", bbox_to_anchor=(0.5, 1))
     return caption(drawing, note)
 

@@ -25,6 +25,7 @@ class Profile:
     debias: dict = dataclasses.field(default_factory=dict)
     teacher_debias: str = "none"
     published: tuple = ()  # methods that are also trained as published
+    ablated: bool = False  # whether KD++ is taken apart
     small_lr: float | None = None  # the learning rate of MobileNet and ShuffleNet students, if they have their own
 
     def of(self, pair):
@@ -50,6 +51,16 @@ class Profile:
             return trained
         return [trained[0] | {"seed": recipe["seed"]}]
 
+    def teacher_kinds(self):
+        """{name: runs}: the teacher, and the debiased one where there is one."""
+        debiased = () if self.teacher_debias == "none" else (self.teacher_debias,)
+        named = {f"teacher, {debias.replace('_', '-')}": self.teachers(debias) for debias in debiased}
+        return {"teacher": self.teachers()} | named
+
+    def teacher_of(self, position, debias="none"):
+        """The teacher of the students of the seed at this position: its own, or the one that all share."""
+        return self.teachers(debias)[0 if "teacher_seed" in self.settings else position]
+
     def students(self, method, debias="none", lam=0.0, teacher_debias="none", **recipe):
         """The student under a method; method scratch is the student alone, the control with the same budget. `recipe`:
         settings in place of the profile's."""
@@ -72,13 +83,35 @@ class Profile:
 
     def two_by_two(self, method):
         """Teacher debiased or not × student debiased or not."""
-        choices = ("none", self.teacher_debias)
+        choices = dict.fromkeys(("none", self.teacher_debias))
         return [
             run for teacher in choices for student in choices for run in self.students(method, student, 0.0, teacher)
         ]
 
+    def ablation(self):
+        """{name: runs}: from CKD to KD++ as published, so that what its norm-and-direction term brings can be told from what
+        its weights and its optimiser bring. Empty unless the profile is `ablated`."""
+        if not self.ablated:
+            return {}
+        weights = dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get(self.pairs[0], (1.0, 1.0, 2.0)), strict=True))
+        batch = self.settings["batch_size"]
+        parts = {
+            "nesterov": {"nesterov": True},
+            "twice the learning rate": {"lr": 2 * self.settings["lr"]},
+            "twice the batch": {"batch_size": 2 * batch, "teacher_batch_size": batch},
+        }
+        every = {name: value for part in parts.values() for name, value in part.items()}
+        return {
+            "CKD": self.students("ckd"),
+            "KD++ without its term": self.students("kdpp", **weights | {"nd": 0.0}),
+            "KD++": self.students("kdpp", **weights),
+            **{f"KD++, {name}": self.students("kdpp", **weights, **part) for name, part in parts.items()},
+            "KD++, all three": self.students("kdpp", **weights, **every),
+            "KD++ without its term, all three": self.students("kdpp", **weights | {"nd": 0.0}, **every),
+        }
+
     def grid(self):
-        """Every run of the study, of every pair."""
+        """Every run of the study, of every pair, each kind of model under one recipe."""
         if len(self.pairs) > 1:
             return [run for pair in self.pairs for run in dataclasses.replace(self, pairs=(pair,)).grid()]
         controls = ("scratch", *self.methods)
@@ -89,7 +122,15 @@ class Profile:
             *(run for method in controls for run in self.students(method)),
             *(run for method in controls for run in self.debiased(method)),
             *(run for method in crossed for run in self.two_by_two(method)),
+        ]
+
+    def extras(self):
+        """The runs beside the grid: methods under their published recipes, and the parts of KD++."""
+        if len(self.pairs) > 1:
+            return [run for pair in self.pairs for run in dataclasses.replace(self, pairs=(pair,)).extras()]
+        return [
             *(run for method in self.published for run in self.as_published(method)),
+            *(run for part in self.ablation().values() for run in part),
         ]
 
 
@@ -160,6 +201,7 @@ PROFILES = {
         debias={"critic": (1.0, 10.0, 50.0), "domain_independent": (0.0,)},
         teacher_debias="domain_independent",
         seeds=(0, 1, 2),
+        ablated=True,
     ),
     "cifar100": Profile(
         name="cifar100",
@@ -181,6 +223,7 @@ PROFILES = {
         methods=("ckd", "rkd", "rkd_author", "ctkd", "ctkd_instance", "kdpp", "dkd", "dkdpp"),
         seeds=(0, 1, 2, 3, 4),
         published=("rkd_author", "kdpp", "dkd", "dkdpp"),
+        ablated=True,
     ),
     "cifar100_short": Profile(
         name="cifar100_short",

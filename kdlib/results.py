@@ -6,13 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
-from kdlib import bias, runs
-from kdlib.data import class_by_group
+from kdlib import bias, data, runs
 from kdlib.paths import near
 
 KIND = ["method", "debias", "lam", "teacher_debias", "teacher_lam"]
 PLAIN = {"debias": "none", "lam": 0.0, "teacher_debias": "none", "teacher_lam": 0.0}
-NAMES = {"scratch": "student alone", "ckd": "CKD", "rkd": "RKD", "ctkd": "CTKD", "kdpp": "KD++", "dkd": "DKD"}
+NAMES = {
+    "scratch": "student alone", "ckd": "CKD", "rkd": "RKD", "rkd_author": "RKD (author's)", "ctkd": "CTKD",
+    "ctkd_instance": "CTKD (instance-wise)", "kdpp": "KD++", "dkd": "DKD", "dkdpp": "DKD++",
+}  # fmt: skip
 
 
 def interval(values, level=0.95):
@@ -65,6 +67,8 @@ def paired(table, one, other, column="test_accuracy") -> dict:
     sides = [
         select(table, **PLAIN | side).set_index("seed")[column].astype(float).sort_index() for side in (one, other)
     ]
+    if len(sides[1]) == 1 and other.get("method") == "teacher":  # one teacher for all seeds
+        sides[1] = pd.Series(sides[1].iloc[0], index=sides[0].index)
     if list(sides[0].index) != list(sides[1].index) or sides[0].index.has_duplicates or not len(sides[0]):
         seeds = [side.index.tolist() for side in sides]
         raise ValueError(f"a paired test needs the same seeds once on both sides, got {seeds[0]} and {seeds[1]}")
@@ -149,14 +153,15 @@ def floor(table):
 
 
 def disparities(settings) -> np.ndarray:
-    """(runs, K): the signed class disparity on test of each finished run."""
+    """(runs, K): the signed class disparity on test of each finished run, over the classes of `data.bias_classes`."""
     figures = []
     for run in settings:
-        arrays = runs.predictions(run)
-        labels, logits = arrays["test_labels"], arrays["test_logits"]
-        figures.append(
-            bias.class_disparity(labels, logits.argmax(1), arrays["test_group"], num_classes=logits.shape[1])
+        arrays, dataset = runs.predictions(run), runs.as_run(run).load_data()
+        labels, predicted = (
+            data.bias_labels(dataset, numbers) for numbers in (arrays["test_labels"], arrays["test_logits"].argmax(1))
         )
+        classes = len(data.bias_classes(dataset))
+        figures.append(bias.class_disparity(labels, predicted, arrays["test_group"], num_classes=classes))
     return np.array(figures)
 
 
@@ -176,7 +181,8 @@ def in_words(table) -> str:
     kinds = table.loc[table["debias"] != "none", ["debias", "lam"]].drop_duplicates().itertuples(index=False)
     plain_teacher = select(table, teacher_debias="none")
     helped = [_helped(plain_teacher, methods, {"debias": debias, "lam": lam}) for debias, lam in kinds]
-    parts.append("**What debiasing the student does.** " + " ".join(helped))
+    if helped:
+        parts.append("**What debiasing the student does.** " + " ".join(helped))
     for name in table.loc[table["teacher_debias"] != "none", "teacher_debias"].unique():
         parts.append("**Debiasing only the teacher.** " + _helped(table, distilled, {"teacher_debias": name}))
     useless = means(table).query("degenerate")
@@ -228,7 +234,8 @@ def _helped(table, methods, change):
 def limits(table, dataset) -> str:
     """What this table cannot resolve, as Markdown, from its seeds and the sizes of the cells."""
     seeds = table["seed"].nunique()
-    cells = {name: class_by_group(split, dataset) for name, split in dataset.splits.items()}
+    cells = {name: data.class_by_group(split, dataset, merged=True) for name, split in dataset.splits.items()}
+    cells = {name: counts[counts.any(axis=1)] for name, counts in cells.items()}  # classes with a group
     low, high = floor(table)
     lines = []
     if seeds > 1:
@@ -243,7 +250,7 @@ def limits(table, dataset) -> str:
     )
     lines.append(
         f"- {int((cells['val'] < 10).sum())} of {cells['val'].size} validation cells hold fewer than ten pictures, so "
-        "validation cannot rank models by bias here. No λ was chosen: the whole list is shown."
+        "validation can hardly rank models by bias here. No λ was chosen: the whole list is shown."
     )
     students = labelled(table).query("method != 'teacher'")
     pair = f"{', '.join(filter(None, table['teacher'].unique()))} → {', '.join(students['student'].unique())}"

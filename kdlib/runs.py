@@ -21,11 +21,13 @@ from safetensors.torch import save_file
 
 from kdlib import bias, data, debias, evaluate, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
+from kdlib.models import published
 from kdlib.train import SCHEDULES, train
 
 RESULTS = 2  # raise when the same settings would give other results; old records are then no longer found
 PRECISIONS = ("auto", "float32", "bfloat16")
 WEIGHTS = ("ce", "kd", "nd", "beta")
+WEIGHTS_FROM = ("none", "published")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Run:
 
     def __post_init__(self):
         known = {"data": data.SOURCES, "method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
-        known |= {"weights": ("none",), "teacher_weights": ("none",), "teacher_schedule": (None, *SCHEDULES)}
+        known |= {"weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM, "teacher_schedule": (None, *SCHEDULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
@@ -103,6 +105,12 @@ class Run:
                 raise ValueError(f"method {self.method} has no weight {name}; it has {', '.join(_weights(known))}")
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"weight {name} must be 0 or more; got {value}")
+        for method, debias_, weights in (
+            (self.method, self.debias, self.weights),
+            ("scratch", self.teacher_debias, self.teacher_weights),
+        ):
+            if weights != "none" and (method, debias_) != ("scratch", "none"):
+                raise ValueError("published weights are taken as they are: use method scratch and no debiaser for them")
         if self.device != "auto":
             torch.device(self.device)
 
@@ -112,7 +120,12 @@ class Run:
         precision = self.precision
         if precision == "auto":
             precision = "bfloat16" if device.startswith("cuda") else "float32"
-        run = dataclasses.replace(self, device=device, precision=precision)
+        known = methods.method_options(self.method)
+        usual = {name: None for name in WEIGHTS if name in known and getattr(self, name) == known[name]}
+        run = dataclasses.replace(self, device=device, precision=precision, **usual)
+        if self.weights == "published":  # nothing is trained, so nothing that trains matters
+            trained = ("seed", "epochs", "batch_size", "lr", "schedule", "momentum", "weight_decay", "nesterov")
+            run = dataclasses.replace(run, **{name: _defaults()[name] for name in trained}, test_every=1)
         if self.method == "scratch":
             unread = [name for name, default in _defaults().items() if name.startswith("teacher_") and default is None]
             none = dict.fromkeys(("ramp", "temperature", *WEIGHTS, *unread))
@@ -268,6 +281,9 @@ def _train(this, log, checkpoint_seconds):
             return {"val_accuracy": accuracy("val"), "test_accuracy": accuracy("test") if look else float("nan")}
 
         checkpoint = this.folder / "checkpoint.pt"
+        if this.weights == "published":
+            models.load_checkpoint(model, _published(this.student))
+            return _finish(this, dataset, model, images, [{"epoch": 0, **validate(this.epochs), "seconds": 0.0}])
         rows = train(
             model,
             images["train"],
@@ -367,6 +383,17 @@ def _debiaser(this, dataset, model):
     )
 
 
+def _published(architecture):
+    """The path of the published checkpoint; FileNotFoundError, with what to do, where it was not fetched."""
+    path = published.published_teacher(architecture)
+    if path is None:
+        raise FileNotFoundError(
+            f"no published checkpoint of {architecture} under {paths.data_folder() / 'cifar_teachers'}: "
+            "run python -m kdlib fetch cifar_teachers, or train the teacher here (weights none)"
+        )
+    return path
+
+
 @functools.cache
 def _defaults():
     return {field.name: field.default for field in dataclasses.fields(Run)}
@@ -387,6 +414,8 @@ def _key(run, data_folder):
         "data": run.load_data().fingerprint,
         "teacher": teacher and teacher.key,
     }
+    if run.weights == "published":
+        content["weights"] = paths.sha256(_published(run.student))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

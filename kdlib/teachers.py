@@ -48,6 +48,16 @@ def read_means(path, *, num_classes, dim) -> torch.Tensor:
     return means
 
 
+def compare_means(ours, theirs) -> dict:
+    """Two tensors of class means (K, d): least and mean cosine between the two means of a class, and the ratio of their mean
+    norms, ours to theirs. Raises ValueError for other shapes."""
+    if ours.shape != theirs.shape:
+        raise ValueError(f"class means of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} cannot be compared")
+    cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=1)
+    ratio = ours.norm(dim=1).mean() / theirs.norm(dim=1).mean()
+    return {"least_cosine": cosine.min().item(), "mean_cosine": cosine.mean().item(), "norm_ratio": ratio.item()}
+
+
 class TeacherBank:
     """A frozen teacher's outputs by (image, view), each computed once, when first asked for, and kept on the device.
 

@@ -117,11 +117,15 @@ def bias_classes(dataset) -> tuple:
     return tuple(" + ".join(names[number]) for number in sorted(names))
 
 
-def class_by_group(split, dataset) -> np.ndarray:
-    """Number of samples per class (rows) and group (columns), unknown groups left out."""
-    counts = np.zeros((len(dataset.classes), len(dataset.groups)), dtype=int)
+def class_by_group(split, dataset, *, merged=False) -> np.ndarray:
+    """Number of samples per class (rows; with `merged`, those of `bias_classes`) and group (columns), unknown groups left
+    out."""
+    classes, labels = dataset.classes, split.labels
+    if merged:
+        classes, labels = bias_classes(dataset), bias_labels(dataset, labels)
+    counts = np.zeros((len(classes), len(dataset.groups)), dtype=int)
     known = split.group >= 0
-    np.add.at(counts, (split.labels[known], split.group[known]), 1)
+    np.add.at(counts, (labels[known], split.group[known]), 1)
     return counts
 
 

@@ -1,0 +1,129 @@
+"""Published CIFAR-100 accuracies, and the study's own beside them.
+
+The published figures are top-1 in %, mostly one run and the best epoch *on test*, which exceeds the last epoch by .32 on
+average and 1.01 at most; 240 epochs of crop and flip, batch 64, SGD (Tian et al. 2020 and the papers of each method). Ours
+are the last epoch, over seeds; a network that was not run here has no figure."""
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtr
+
+from kdlib.results import NAMES, PLAIN, labelled, select
+
+_PAIRS = ("resnet56->resnet20", "resnet110->resnet32", "resnet32x4->resnet8x4", "wrn_40_2->wrn_16_2",
+          "wrn_40_2->wrn_40_1", "vgg13->vgg8")  # fmt: skip
+_TOP1 = {
+    "teacher": (72.34, 74.31, 79.42, 75.61, 75.61, 74.64),
+    "scratch": (69.06, 71.14, 72.50, 73.26, 71.98, 70.36),
+    "ckd": (70.66, 73.08, 73.33, 74.92, 73.54, 72.98),
+    "rkd": (69.61, 71.82, 71.90, 73.35, 72.22, 71.48),
+    "ctkd": (71.19, 73.52, 73.39, 75.45, 73.93, 73.52),
+    "kdpp": (72.53, None, 75.54, None, 74.59, None),
+    "dkd": (71.97, 74.11, 76.32, 76.24, 74.81, 74.68),
+}
+PUBLISHED = {pair: {method: row[i] for method, row in _TOP1.items()} for i, pair in enumerate(_PAIRS)}
+NOT_RUN = "not run"
+
+
+def beside(table) -> pd.DataFrame:
+    """One row per pair, method and recipe: the published accuracy and ours, in %.
+
+    Ours: mean ± standard deviation over n seeds of the last epoch, the best epoch on test (for comparison with theirs
+    alone), and p of the t-test, paired by seed, against the student alone and against CKD, with the sign of the difference.
+    Pairs that were published and not run here are listed too."""
+    plain = select(labelled(table), **PLAIN)
+    distilled = plain[plain["teacher_key"].notna()]
+    pairs = list(dict.fromkeys(f"{row.teacher}->{row.student}" for row in distilled.itertuples()))
+    rows = [row for pair in pairs for row in _of_pair(plain, pair)]
+    for pair in [pair for pair in PUBLISHED if pair not in pairs]:
+        rows += [_row(pair, method, None) for method in PUBLISHED[pair]]
+    return pd.DataFrame(rows)
+
+
+def _of_pair(plain, pair):
+    teacher, student = pair.split("->")
+    distilled = plain[(plain["teacher"] == teacher) & (plain["student"] == student)]
+    parts = {
+        "teacher": plain[plain["key"].isin(distilled["teacher_key"])],
+        "scratch": plain[(plain["method"] == "scratch") & (plain["student"] == student)],
+    }
+    for method in NAMES:
+        if method in set(distilled["method"]):
+            parts[method] = distilled[distilled["method"] == method]
+        elif method in PUBLISHED.get(pair, {}):
+            parts.setdefault(method, None)
+    controls = {name: parts[name] for name in ("scratch", "ckd") if parts.get(name) is not None}
+    rows = []
+    for method, part in parts.items():
+        if part is None or not len(part):
+            rows.append(_row(pair, method, None))
+            continue
+        recipes = part.apply(recipe, axis=1)
+        rows += [_row(pair, method, part[recipes == text], text, controls) for text in recipes.unique()]
+    return rows
+
+
+def _row(pair, method, part, text="", controls=None):
+    published = PUBLISHED.get(pair, {}).get(method)
+    row = {"pair": pair, "method": NAMES.get(method, method), "published": f"{published:.2f}" if published else "–"}
+    if part is None:
+        return (
+            row
+            | {"ours, last epoch": NOT_RUN}
+            | dict.fromkeys(("n", "best epoch on test", *_TESTS, "recipe", "device"), "")
+        )
+    accuracy, best = (100 * part[column].astype(float) for column in ("test_accuracy", "test_accuracy_best_epoch"))
+    row |= {"ours, last epoch": _mean_and_std(accuracy), "n": len(part), "best epoch on test": _mean_and_std(best)}
+    for column, control in zip(_TESTS, ("scratch", "ckd"), strict=True):
+        other = controls.get(control)
+        row[column] = "" if method in ("teacher", control) or other is None else _paired(part, other)
+    return row | {"recipe": text, "device": ", ".join(part["device"].unique())}
+
+
+_TESTS = ("against alone", "against CKD")
+
+
+def _mean_and_std(values):
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+
+
+def _paired(part, other):
+    """`+1.20 (p = .003)`: the mean difference in points over the seeds that both have, and p of the paired t-test."""
+    sides = [side.drop_duplicates("seed").set_index("seed")["test_accuracy"].astype(float) for side in (part, other)]
+    difference = 100 * (sides[0] - sides[1]).dropna()
+    n, error = len(difference), difference.std() / np.sqrt(max(len(difference), 1))
+    if n < 2 or not error > 0:
+        return f"{difference.mean():+.2f}" if n else ""
+    return f"{difference.mean():+.2f} (p = {2 * stdtr(n - 1, -abs(difference.mean()) / error):.2g})"
+
+
+def recipe(row) -> str:
+    """How a run was trained, in words: `240 epochs, step, lr 0.05, batch 64, nesterov, kd 3.5`."""
+    text = f"{row['epochs']} epochs, {row['schedule'].replace('_', '-')}, lr {row['lr']:g}, batch {row['batch_size']}"
+    text += ", nesterov" if row["nesterov"] else ""
+    for weight in ("ce", "kd", "nd", "beta"):
+        if row.get(weight) is not None and not pd.isna(row[weight]):
+            text += f", {weight} {row[weight]:g}"
+    return text if row.get("weights", "none") == "none" else "the published checkpoint"
+
+
+def ablation(parts) -> pd.DataFrame:
+    """A row per named part of `Profile.ablation`, parts being {name: table of its runs}: mean test accuracy in % ± standard
+    deviation, n, and the difference against the first part, paired by seed."""
+    first = next(iter(parts.values()))
+    return pd.DataFrame(
+        {
+            "model": name,
+            "test accuracy": _mean_and_std(100 * part["test_accuracy"].astype(float)),
+            "n": len(part),
+            f"against {next(iter(parts))}": "" if part is first else _paired(part, first),
+        }
+        for name, part in parts.items()
+    )
+
+
+def steps(parts, pairs) -> pd.DataFrame:
+    """What changes between two named parts: pairs is {what: (name, name without it)}."""
+    return pd.DataFrame(
+        {"what": what, "brings": _paired(parts[one], parts[other])} for what, (one, other) in pairs.items()
+    )
