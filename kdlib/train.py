@@ -48,7 +48,12 @@ def train(
     debiaser: debias.Debiaser or None; bank: teachers.TeacherBank where the method needs a teacher. `checkpoint`: a path;
     training resumes from it where it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
 
-    Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays."""
+    Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays. ValueError for labels
+    that the model has no logit for."""
+    if not (labels.min() >= 0 and labels.max() < model.num_classes):
+        raise ValueError(
+            f"labels must be in 0 … {model.num_classes - 1}, found {int(labels.min())} … {int(labels.max())}"
+        )
     debiaser = debiaser or Debiaser()
     device = images.pixels.device
     extra = [module for module in (method.module,) if module is not None]

@@ -1,5 +1,6 @@
 """CIFAR: pixels from a file or from torchvision, gender with merged classes, planted colour, and runs on what has no group."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REAL_DATA
 from PIL import Image
 from torchvision import datasets
 
-from kdlib import bias, data, evaluate, paths, runs
+from kdlib import bias, data, evaluate, models, paths, runs
 from kdlib.data import cifar
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -356,6 +358,27 @@ def test_merging_counts_a_boy_taken_for_a_girl_as_recognised(files):
         predicted = np.where(labels == CIFAR100.index("boy"), CIFAR100.index(guess), labels)
         both = (data.bias_labels(dataset, numbers) for numbers in (labels, predicted))
         assert bias.mean_absolute_disparity(*both, group, num_classes=98) == disparity
+
+
+def test_a_published_checkpoint_is_a_teacher_without_training(files):
+    small = {"data": "cifar100", "student": "resnet8", "device": "cpu", "epochs": 1, "batch_size": 256}
+    distilled = runs.Run(**small, teacher="resnet8", method="kdpp", teacher_weights="published")
+    with pytest.raises(FileNotFoundError, match="fetch cifar_teachers"):
+        runs.run(distilled, log=list)
+    torch.manual_seed(3)
+    model = models.build_model("resnet8", 100)
+    checkpoint = paths.make_folder(paths.data_folder() / "cifar_teachers" / "resnet8_vanilla") / "ckpt_epoch_240.pth"
+    torch.save({"model": model.state_dict()}, checkpoint)
+    record = runs.run(distilled, log=list)
+    teacher = distilled.teacher_run()
+    assert record["teacher_key"] == teacher.key
+    kept = runs.load_model(teacher).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+    other = dataclasses.replace(distilled, seed=1, lr=0.5, epochs=2).teacher_run()
+    assert other.key == teacher.key, "one published teacher serves every recipe and seed"
+    torch.save({"model": models.build_model("resnet8", 100).state_dict()}, checkpoint)
+    runs._key.cache_clear()
+    assert distilled.teacher_run().key != record["teacher_key"], "another file is another teacher"
 
 
 def test_a_run_on_data_without_groups_has_no_bias_figures_and_takes_no_debiaser(files):

@@ -87,7 +87,7 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
         "student": "convnet_5", "teacher": "convnet_6", "method": "rkd", "teacher_debias": "domain_independent", "seed": 1,
         "epochs": 3, "batch_size": 32, "lr": 0.01, "precision": "bfloat16", "schedule": "step", "momentum": 0.8, "threads": 2,
         "weight_decay": 0.0, "nesterov": True, "ramp": 2, "temperature": 2.0, "teacher_seed": 5, "teacher_epochs": 1,
-        "teacher_lr": 0.01,
+        "teacher_lr": 0.01, "teacher_batch_size": 32, "teacher_schedule": "constant", "kd": 2.0, "ce": 0.5,
     }  # fmt: skip
     keys = {dataclasses.replace(base, **{name: value}).key for name, value in changes.items()} | {base.key}
     assert len(keys) == len(changes) + 1
@@ -113,6 +113,12 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
         ({"precision": "float8"}, "float32"),
         ({"schedule": "onecycle"}, "one_cycle"),
         ({"lamda": 1.0}, "lam"),
+        ({"method": "ckd", "nd": 1.0}, "method ckd has no weight nd; it has ce, kd"),
+        ({"kd": -1.0}, "weight kd must be 0 or more"),
+        ({"teacher_schedule": "cosine"}, "one_cycle"),
+        ({"weights": "imagenet"}, "published"),
+        ({"method": "ckd", "weights": "published"}, "method scratch"),
+        ({"teacher_weights": "published", "teacher_debias": "domain_independent"}, "no debiaser"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(settings, words):

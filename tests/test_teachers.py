@@ -45,6 +45,17 @@ def test_means_in_the_published_form(tmp_path):
         teachers.read_means(tmp_path / "other.json", num_classes=3, dim=5)
 
 
+def test_means_are_compared_by_direction_and_norm():
+    means = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    assert teachers.compare_means(means, 2 * means) == pytest.approx(
+        {"least_cosine": 1.0, "mean_cosine": 1.0, "norm_ratio": 0.5}
+    )
+    turned = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    assert teachers.compare_means(means, turned)["least_cosine"] == pytest.approx(0)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        teachers.compare_means(means, means[:1])
+
+
 @pytest.fixture
 def bank_and_images():
     torch.manual_seed(0)

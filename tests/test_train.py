@@ -156,6 +156,23 @@ def test_step_schedule_boundaries(epoch, rate):
     assert used[-2] == pytest.approx(rate), "and its first"
 
 
+@pytest.mark.parametrize(("epoch", "rate"), [(60, 0.1), (61, 0.02), (120, 0.02), (121, 4e-3), (160, 4e-3), (161, 8e-4)])
+def test_boundaries_of_rkds_own_schedule(epoch, rate):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = build_schedule("step_rkd", optimizer, lr=0.1, epochs=200, steps=3)
+    for _ in range(3 * epoch - 1):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+def test_labels_outside_the_range_are_refused():
+    model = models.build_model("convnet_4", 3)
+    method = methods.build_method("scratch")
+    with pytest.raises(ValueError, match=r"0 … 2, found 1 … 3"):
+        train(model, IMAGES, LABELS + 1, GROUP, method, epochs=1, batch_size=16, lr=0.1, seed=0)
+
+
 def test_one_cycle_rises_to_the_rate_and_falls_to_nothing():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2, momentum=0.9)
     schedule = build_schedule("one_cycle", optimizer, lr=0.2, epochs=10, steps=5)

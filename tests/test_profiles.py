@@ -1,0 +1,79 @@
+"""The study's settings: published recipes, one teacher for all methods, and grids whose parts can be compared."""
+
+import pytest
+
+from kdlib import profiles
+from kdlib.runs import as_run
+
+
+@pytest.mark.parametrize(
+    ("method", "pair", "expected"),
+    [
+        ("ckd", ("resnet56", "resnet20"), dict(epochs=240, batch_size=64, lr=0.05, schedule="step", nesterov=False)),
+        ("ckd", ("ResNet50", "MobileNetV2"), dict(epochs=240, batch_size=64, lr=0.01)),
+        ("rkd", ("resnet56", "resnet20"), dict(epochs=240, batch_size=64, lr=0.05)),
+        ("rkd_author", ("resnet56", "resnet20"), dict(epochs=200, batch_size=128, lr=0.1, schedule="step_rkd")),
+        ("kdpp", ("resnet56", "resnet20"), dict(lr=0.1, batch_size=128, nesterov=True, ce=1, kd=1, nd=2)),
+        ("kdpp", ("resnet32x4", "resnet8x4"), dict(ce=1, kd=3.5, nd=2)),
+        ("kdpp", ("wrn_40_2", "wrn_40_1"), dict(ce=1, kd=1, nd=1.5)),
+        ("kdpp", ("ResNet50", "MobileNetV2"), dict(lr=0.02, ce=1, kd=3, nd=0.5)),
+        ("kdpp", ("resnet32x4", "ShuffleV1"), dict(lr=0.02, ce=1, kd=2.5, nd=1.5)),
+        ("kdpp", ("resnet32x4", "ShuffleV2"), dict(lr=0.02, ce=1, kd=4, nd=0.5)),
+        ("dkd", ("resnet56", "resnet20"), dict(beta=2)),
+    ],
+)
+def test_published_recipes(method, pair, expected):
+    recipe = profiles.published_recipe(method, *pair)
+    assert recipe | expected == recipe
+
+
+def test_dkds_beta_is_its_own_elsewhere():
+    assert "beta" not in profiles.published_recipe("dkd", "resnet110", "resnet32")
+
+
+@pytest.mark.parametrize("pair", [f"{teacher}->{student}" for teacher, student in profiles.CIFAR_PAIRS])
+def test_every_run_of_a_pair_has_one_and_the_same_teacher(pair):
+    study = profiles.profile("cifar100", pair)
+    chosen = [as_run(run).resolved() for run in study.grid() + study.extras()]
+    (teacher,) = {run.teacher_run() for run in chosen} - {None}
+    assert teacher in chosen
+    assert (teacher.epochs, teacher.lr, teacher.batch_size, teacher.nesterov) == (240, 0.05, 64, False)
+
+
+def test_small_students_learn_slower_in_the_common_recipe():
+    rates = {student: profiles.profile("cifar100", pair).students("ckd")[0]["lr"] for student, pair in (
+        ("resnet20", "resnet56->resnet20"), ("ShuffleV2", "resnet32x4->ShuffleV2"), ("MobileNetV2", "ResNet50->MobileNetV2"),
+    )}  # fmt: skip
+    assert rates == {"resnet20": 0.05, "ShuffleV2": 0.01, "MobileNetV2": 0.01}
+
+
+def test_the_earlier_studys_pairs_are_there():
+    pairs = {("ResNet34", "ResNet18"), ("ResNet50", "ResNet18"), ("resnet56", "resnet20")}
+    assert pairs <= set(profiles.PROFILES["cifar100"].pairs)
+
+
+def test_an_unknown_pair_names_the_profiles_own():
+    with pytest.raises(ValueError, match="resnet56->resnet20"):
+        profiles.profile("cifar100", "resnet56->resnet2")
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_parts_of_kdpp_differ_in_what_their_names_say(name):
+    study = profiles.profile(name)
+    parts = {part: as_run(settings[0]).resolved() for part, settings in study.ablation().items()}
+    if not study.ablated:
+        assert not parts
+        return
+    plain, bare = parts["KD++"], parts["KD++ without its term"]
+    assert plain == as_run(study.students("kdpp")[0]).resolved()
+    assert changed(plain, bare) == {"nd"}
+    assert changed(plain, parts["KD++, nesterov"]) == {"nesterov"}
+    assert changed(plain, parts["KD++, twice the learning rate"]) == {"lr"}
+    assert changed(plain, parts["KD++, twice the batch"]) - {"teacher_batch_size"} == {"batch_size"}
+    assert changed(plain, parts["KD++, all three"]) - {"teacher_batch_size"} == {"nesterov", "lr", "batch_size"}
+    assert changed(parts["KD++, all three"], parts["KD++ without its term, all three"]) == {"nd"}
+    assert len({run.teacher_run() for run in parts.values()}) == 1
+
+
+def changed(one, other):
+    return {name for name, value in vars(one).items() if getattr(other, name) != value}
