@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|fetch|notebook|report …`: the same calls as the notebooks', for clusters and for make."""
+"""`python -m kdlib run|sweep|fetch|notebook|report|publish …`: the same calls as the notebooks', for clusters and for make."""
 
 import argparse
 import dataclasses
@@ -28,6 +28,8 @@ def main(arguments=None) -> int:
     notebook.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     report = commands.add_parser("report", help="write the index page of all reports")
     report.add_argument("--profile", default="quick")
+    publish = commands.add_parser("publish", help="copy a profile's table and figures into reports/published")
+    publish.add_argument("--profile", default="quick")
     chosen = parser.parse_args(arguments)
     try:
         _COMMANDS[chosen.command](chosen)
@@ -83,7 +85,20 @@ def _report(chosen):
     print(write_index(chosen.profile))
 
 
-_COMMANDS = {"run": _run, "sweep": _sweep, "fetch": _fetch, "notebook": _notebook, "report": _report}
+def _publish(chosen):
+    from kdlib.report import publish
+
+    print(publish(chosen.profile, f"make all PROFILE={chosen.profile}"))
+
+
+_COMMANDS = {
+    "run": _run,
+    "sweep": _sweep,
+    "fetch": _fetch,
+    "notebook": _notebook,
+    "report": _report,
+    "publish": _publish,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -456,9 +456,10 @@ def summary(y_true, y_pred, group, *, num_classes=None, min_count=1, n=2000, see
     """The main figures of one model as a flat dict of numbers: MAD beside its noise floor, accuracy beside both.
 
     `accuracy` and `degenerate` use every image; all else leaves out the `unknown` images without a group. A
-    `degenerate` model predicts fewer than half of the classes present, or is no more accurate than always naming the
-    commonest class: it looks fair and is useless. `classes_counted` is the number of classes behind `mad`,
-    `classes_counted_u` behind `u`; `sqrt_u` is sign(U)·√|U|. Arguments and errors are those of class_disparity.
+    `degenerate` model predicts fewer than half of the classes present, is no more accurate than always naming the
+    commonest class, or has a macro-recall less than a fifth of the way from chance to 1: it looks fair and is useless.
+    `classes_counted` is the number of classes behind `mad`, `classes_counted_u` behind `u`; `sqrt_u` is sign(U)·√|U|.
+    Arguments and errors are those of class_disparity.
     """
     (y_true, y_pred), group, num_classes = _images(group, num_classes, y_true=y_true, y_pred=y_pred)
     options = {"num_classes": num_classes, "min_count": min_count}
@@ -475,6 +476,8 @@ def summary(y_true, y_pred, group, *, num_classes=None, min_count=1, n=2000, see
     accuracy = _rate(right.sum(-1), count.sum(-1))
     present, sizes = np.unique(y_true, return_counts=True)
     hits = y_true == y_pred
+    recall, chance = np.mean([hits[y_true == label].mean() for label in present]), 1 / len(present)
+    useless = hits.sum() <= sizes.max() or recall - chance < 0.2 * (1 - chance)
     return {
         "mad": floor.value,
         "mad_floor": floor.mean,
@@ -490,7 +493,7 @@ def summary(y_true, y_pred, group, *, num_classes=None, min_count=1, n=2000, see
         "accuracy_group_0": float(accuracy[0]),
         "accuracy_group_1": float(accuracy[1]),
         "unknown": int((group < 0).sum()),
-        "degenerate": bool(2 * np.isin(present, y_pred).sum() < len(present) or hits.sum() <= sizes.max()),
+        "degenerate": bool(2 * np.isin(present, y_pred).sum() < len(present) or useless),
     }
 
 

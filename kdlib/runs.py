@@ -197,7 +197,12 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
 
 def stored(settings) -> dict | None:
     """The record of a finished run, or None. Raises ValueError for a record that cannot be read."""
-    file = as_run(settings).folder / "record.json"
+    return stored_record(as_run(settings).key)
+
+
+def stored_record(key) -> dict | None:
+    """As `stored`, for a run's key."""
+    file = paths.runs_folder() / key / "record.json"
     try:
         return json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):

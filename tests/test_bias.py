@@ -731,6 +731,8 @@ def test_degenerate_models_are_marked():
     assert degenerate(np.where(y < 2, y, 0))  # right in two classes of five, which are fewer than half
     assert not degenerate(np.where(y < 3, y, 0))
     assert degenerate((y + 1) % 5)  # predicts all classes, and none right
+    assert degenerate(np.where(np.arange(len(y)) % 10 < 7, (y + 1) % 5, y))  # right in three of ten, by chance in two
+    assert not degenerate(np.where(np.arange(len(y)) % 10 < 6, (y + 1) % 5, y))
     assert bias.summary(y % 2, np.zeros_like(y), g, n=5)["degenerate"]  # one class of two is half, but constant
 
 
