@@ -82,7 +82,8 @@ def curves(histories, column, *, label, ax=None):
         axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.legend(frameon=False)
+    if histories:
+        axis.legend(frameon=False)
     return drawing
 
 
@@ -113,6 +114,8 @@ def bias_against_accuracy(points, *, floor, constant, note):
     drawing, axis = figure(width=9, height=5.6)
     axis.axhspan(*floor, color="#bbbbbb", alpha=0.35, linewidth=0, label="noise floor of MAD (95 %)")
     useless, shown = points[points["degenerate"]], points[~points["degenerate"]]
+    if shown.empty:  # then nothing would be drawn
+        useless, shown = shown, points
     for _, row in shown.iterrows():
         colour, marker = COLOURS[row["method"]], MARKERS.get(row["debias"], "P")
         point = row["accuracy"], row["mad"]
@@ -129,7 +132,7 @@ def bias_against_accuracy(points, *, floor, constant, note):
     accuracy, mad = shown["accuracy"], shown["mad"]
     margin = 0.08 * np.ptp(accuracy) + 0.01
     left, right = accuracy.min() - margin, min(1.0, accuracy.max() + margin)
-    axis.set(xlim=(left, right), ylim=(-0.02 * mad.max(), 1.25 * mad.max()))
+    axis.set(xlim=(left, right), ylim=(-0.02 * mad.max(), 1.25 * mad.max() or 1))
     if constant < left:
         axis.annotate(
             f"constant classifier: accuracy {constant:.3f}, MAD 0", (left, 0), xytext=(28, 6), textcoords="offset points",
@@ -226,7 +229,7 @@ def strengths(points, *, floor, note):
     for axis, label in zip(axes, ("mean absolute disparity (MAD)", "accuracy"), strict=True):
         axis.set_xticks(range(len(shown)), [f"{lam:g}" for lam in shown])
         axis.set(xlabel="λ, strength of the debiaser", ylabel=f"test {label}")
-    axes[0].set_ylim(0, 1.15 * points["mad"].max())
+    axes[0].set_ylim(0, 1.15 * points["mad"].max() or 1)
     axes[1].set_ylim(0, 1.02)
     axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="lower left")
     return caption(drawing, note + " Crossed out: degenerate in at least one seed.")
