@@ -12,6 +12,7 @@ OUT       := $(REPORTS)/$(PROFILE)
 NAMES     := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 ONE       := $(addprefix notebooks/,$(NAMES))
 DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
+SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
 .PHONY: help setup all executed test lab clean lock $(ONE)
@@ -36,7 +37,7 @@ all: setup       ## train what is missing, execute every notebook, write reports
 
 executed: $(DONE)
 
-$(OUT)/%.ipynb: notebooks/%.ipynb $(INSTALLED)
+$(OUT)/%.ipynb: notebooks/%.ipynb $(INSTALLED) $(SOURCES)
 	@$(EXECUTE) $< --out $@ -p profile $(PROFILE) $(PARAMS)
 
 $(ONE): notebooks/%: setup ## execute one notebook, as make notebooks/05_rkd

@@ -204,4 +204,5 @@ def name(run) -> str:
         text += f" + {run.debias}" + (f" λ {run.lam:g}" if run.lam else "")
     if run.teacher_debias != "none":
         text += f", teacher {run.teacher_debias}" + (f" λ {run.teacher_lam:g}" if run.teacher_lam else "")
-    return f"{text}, seed {run.seed}"
+    text += "".join(f", {name} {value:g}" for name in runs.WEIGHTS if (value := getattr(run, name)) is not None)
+    return f"{text}{', nesterov' if run.nesterov else ''}, seed {run.seed}"

@@ -31,3 +31,5 @@ def test_students_alone_are_work_of_their_own():
 def test_a_name_says_what_tells_runs_apart():
     run = runs.as_run(profiles.profile("quick").students("ckd", "critic", 10.0)[1])
     assert sweep.name(run) == "ckd + critic λ 10, seed 1"
+    run = runs.Run(method="kdpp", kd=3.5, nd=0.0, nesterov=True)
+    assert sweep.name(run) == "kdpp, kd 3.5, nd 0, nesterov, seed 0"
