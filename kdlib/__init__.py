@@ -9,8 +9,9 @@ __version__ = "0.1.0"
 
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
-    "paths", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
-    "evaluate", "bias", "profiles", "runs", "sweep", "results", "plots", "report",
+    "paths", "archives", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
+    "evaluate", "bias", "profiles", "runs", "sweep", "results", "literature", "plots",
+    "report",
 )  # fmt: skip
 
 

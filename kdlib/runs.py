@@ -5,7 +5,6 @@ A finished run leaves `runs/<key>/`: `record.json` (it exists, so the run is don
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -191,7 +190,7 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
     if teacher is not None:
         run(teacher, log=log, checkpoint_seconds=checkpoint_seconds)
     paths.make_folder(this.folder)
-    with _only_process(this.folder / "lock"), _threads(this.threads):
+    with paths.only_process(this.folder / "lock"), _threads(this.threads):
         return stored(this) or _train(this, log, checkpoint_seconds)
 
 
@@ -437,14 +436,6 @@ def _bank(teacher, runs_folder):
     model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
     budget = torch.cuda.mem_get_info(teacher.device)[0] // 2 if teacher.device.startswith("cuda") else 6 << 30
     return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), budget=budget)
-
-
-@contextlib.contextmanager
-def _only_process(path):
-    """Hold the lock `path`; wait while another process holds it. The system frees it when its holder dies."""
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
