@@ -434,7 +434,10 @@ def _images(name, skew, split, device, data_folder):
 def _bank(teacher, runs_folder):
     images = on_device(teacher, "train")
     model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
-    budget = torch.cuda.mem_get_info(teacher.device)[0] // 2 if teacher.device.startswith("cuda") else 6 << 30
+    if teacher.device.startswith("cuda"):
+        budget = torch.cuda.mem_get_info(teacher.device)[0] // 2
+    else:  # two banks are kept in each of a few processes
+        budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
     return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), budget=budget)
 
 
