@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from kdlib import paths, runs
+from kdlib.settings import WEIGHTS
 
 ENGINES = ("local", "ray")
 EPOCH_LINE_SECONDS = 10  # an epoch's line is printed when nothing was for this long
@@ -204,5 +205,5 @@ def name(run) -> str:
         text += f" + {run.debias}" + (f" λ {run.lam:g}" if run.lam else "")
     if run.teacher_debias != "none":
         text += f", teacher {run.teacher_debias}" + (f" λ {run.teacher_lam:g}" if run.teacher_lam else "")
-    text += "".join(f", {name} {value:g}" for name in runs.WEIGHTS if (value := getattr(run, name)) is not None)
+    text += "".join(f", {name} {value:g}" for name in WEIGHTS if (value := getattr(run, name)) is not None)
     return f"{text}{', nesterov' if run.nesterov else ''}, seed {run.seed}"

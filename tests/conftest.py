@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from kdlib import data, paths, runs
+from kdlib import data, paths, runs, settings
 
 REAL_DATA = os.environ.get("KDLIB_DATA")  # a folder with downloaded sets, for the tests that want them
 
@@ -22,7 +22,7 @@ def folders(tmp_path, monkeypatch, shared_data):
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.delenv("KDLIB_SMOKE", raising=False)
-    for cache in (runs._key, runs._images, runs._bank):  # they outlive a test's folders
+    for cache in (settings._key, runs._images, runs._bank):  # they outlive a test's folders
         cache.cache_clear()
     return tmp_path
 

@@ -15,7 +15,7 @@ from conftest import REAL_DATA
 from PIL import Image
 from torchvision import datasets
 
-from kdlib import bias, data, evaluate, models, paths, runs
+from kdlib import bias, data, evaluate, models, paths, runs, settings
 from kdlib.data import cifar
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -377,7 +377,7 @@ def test_a_published_checkpoint_is_a_teacher_without_training(files):
     other = dataclasses.replace(distilled, seed=1, lr=0.5, epochs=2).teacher_run()
     assert other.key == teacher.key, "one published teacher serves every recipe and seed"
     torch.save({"model": models.build_model("resnet8", 100).state_dict()}, checkpoint)
-    runs._key.cache_clear()
+    settings._key.cache_clear()
     assert distilled.teacher_run().key != record["teacher_key"], "another file is another teacher"
 
 

@@ -1,0 +1,205 @@
+"""The settings of a run: one flat, frozen dataclass that is checked when it is made, and the key that names its result."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+
+from kdlib import data, debias, methods, models, paths
+from kdlib.models import published
+from kdlib.train import SCHEDULES
+
+RESULTS = 2  # raise when the same settings would give other results; old records are then no longer found
+PRECISIONS = ("auto", "float32", "bfloat16")
+WEIGHTS = ("ce", "kd", "nd", "beta")
+WEIGHTS_FROM = ("none", "published")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of one run, checked on creation (ValueError says what is wrong). None means: as the field's comment says."""
+
+    data: str = "digits_s"
+    student: str = "convnet_8"  # the network that is trained
+    teacher: str = "convnet_32"  # trained first, as a run of its own; unused by method scratch
+    method: str = "ckd"
+    debias: str = "none"
+    lam: float = 0.0  # strength of the debiaser
+    teacher_debias: str = "none"
+    teacher_lam: float = 0.0
+    seed: int = 0  # of initial weights, order and augmentation
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 0.1  # the highest
+    precision: str = "auto"  # float32 on a CPU, bfloat16 on CUDA
+    device: str = "auto"  # CUDA where there is one
+    threads: int = 1  # of a CPU; another number gives other last bits, and a sweep fills the cores with runs instead
+    schedule: str = "one_cycle"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = False  # of the student; teachers train without
+    test_every: int = 1  # epochs between looks at test for `test_accuracy_best_epoch`, which nothing else reads
+    skew: float | None = None  # of a planted attribute; None: the data set's own
+    ramp: int | None = None  # epochs of KD++'s and DKD's warm-up, of CTKD's curriculum; None: as published
+    temperature: float | None = None  # this and the weights below; None: the method's own
+    ce: float | None = None  # weight of the cross-entropy
+    kd: float | None = None  # of the distillation term
+    nd: float | None = None  # of norm and direction
+    beta: float | None = None  # of DKD's part among the classes that are not the label
+    teacher_seed: int | None = None  # None: the student's
+    teacher_epochs: int | None = None  # None: the student's
+    teacher_lr: float | None = None  # None: the student's
+    teacher_batch_size: int | None = None  # None: the student's
+    teacher_schedule: str | None = None  # None: the student's
+    weights: str = "none"  # "published": the fetched checkpoint as it is, without training
+    teacher_weights: str = "none"
+
+    def __post_init__(self):
+        known = {"data": data.SOURCES, "method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        known |= {"weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM, "teacher_schedule": (None, *SCHEDULES)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
+        debias.check(self.debias, self.lam)
+        debias.check(self.teacher_debias, self.teacher_lam)
+        _check_network(self.student)
+        if self.method != "scratch":
+            _check_network(self.teacher)
+        least = {
+            "seed": 0,
+            "epochs": 1,
+            "batch_size": 2,
+            "threads": 1,
+            "ramp": 1,
+            "teacher_epochs": 1,
+            "teacher_batch_size": 2,
+            "teacher_seed": 0,
+        }
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < minimum):
+                raise ValueError(f"{name} must be a whole number, {minimum} or more; got {value}")
+        for name in ("lr", "teacher_lr", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive; got {value}")
+        known = methods.method_options(self.method)
+        for name in WEIGHTS:
+            value = getattr(self, name)
+            if value is not None and name not in known:
+                raise ValueError(f"method {self.method} has no weight {name}; it has {', '.join(_weights(known))}")
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"weight {name} must be 0 or more; got {value}")
+        for method, debias_, weights in (
+            (self.method, self.debias, self.weights),
+            ("scratch", self.teacher_debias, self.teacher_weights),
+        ):
+            if weights != "none" and (method, debias_) != ("scratch", "none"):
+                raise ValueError("published weights are taken as they are: use method scratch and no debiaser for them")
+        if self.device != "auto":
+            torch.device(self.device)
+
+    def resolved(self):
+        """This run with `auto` decided, and without the settings that its method does not read."""
+        device = self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        precision = self.precision
+        if precision == "auto":
+            precision = "bfloat16" if device.startswith("cuda") else "float32"
+        known = methods.method_options(self.method)
+        usual = {name: None for name in WEIGHTS if name in known and getattr(self, name) == known[name]}
+        run = dataclasses.replace(self, device=device, precision=precision, **usual)
+        if self.weights == "published":  # nothing is trained, so nothing that trains matters
+            trained = ("seed", "epochs", "batch_size", "lr", "schedule", "momentum", "weight_decay", "nesterov")
+            run = dataclasses.replace(run, **{name: _defaults()[name] for name in trained}, test_every=1)
+        if self.method == "scratch":
+            unread = [name for name, default in _defaults().items() if name.startswith("teacher_") and default is None]
+            none = dict.fromkeys(("ramp", "temperature", *WEIGHTS, *unread))
+            teacher = dict(teacher="", teacher_debias="none", teacher_lam=0.0, teacher_weights="none")
+            run = dataclasses.replace(run, **teacher, **none)
+        return run
+
+    def teacher_run(self):
+        """The run that trains this run's teacher, or None."""
+        if self.method == "scratch":
+            return None
+        return dataclasses.replace(
+            self,
+            student=self.teacher,
+            method="scratch",
+            debias=self.teacher_debias,
+            lam=self.teacher_lam,
+            seed=self.seed if self.teacher_seed is None else self.teacher_seed,
+            epochs=self.teacher_epochs or self.epochs,
+            lr=self.teacher_lr or self.lr,
+            batch_size=self.teacher_batch_size or self.batch_size,
+            schedule=self.teacher_schedule or self.schedule,
+            nesterov=False,
+            weights=self.teacher_weights,
+            **dict.fromkeys(WEIGHTS),
+        ).resolved()
+
+    def load_data(self):
+        return data.load(self.data) if self.skew is None else data.load(self.data, skew=self.skew)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits: a hash of everything that changes the result."""
+        return _key(self.resolved(), paths.data_folder())
+
+    @property
+    def folder(self):
+        return paths.runs_folder() / self.key
+
+
+def as_run(settings) -> Run:
+    """A Run from a Run or from a dict of its fields. Raises ValueError for an unknown field."""
+    if isinstance(settings, Run):
+        return settings
+    known = [field.name for field in dataclasses.fields(Run)]
+    for name in settings:
+        if name not in known:
+            raise paths.near(name, known, "setting")
+    return Run(**settings)
+
+
+def published_checkpoint(architecture):
+    """The path of the published checkpoint; FileNotFoundError, with what to do, where it was not fetched."""
+    path = published.published_teacher(architecture)
+    if path is None:
+        raise FileNotFoundError(
+            f"no published checkpoint of {architecture} under {paths.data_folder() / 'cifar_teachers'}: "
+            "run python -m kdlib fetch cifar_teachers, or train the teacher here (weights none)"
+        )
+    return path
+
+
+def _weights(known):
+    return [name for name in WEIGHTS if name in known] or ["none"]
+
+
+@functools.cache
+def _defaults():
+    return {field.name: field.default for field in dataclasses.fields(Run)}
+
+
+@functools.cache
+def _check_network(name):
+    with torch.device("meta"):  # shapes only, no memory
+        models.build_model(name, 2)
+
+
+@functools.cache
+def _key(run, data_folder):
+    teacher = run.teacher_run()
+    content = {
+        "results": RESULTS,
+        "settings": dataclasses.asdict(run),
+        "data": run.load_data().fingerprint,
+        "teacher": teacher and teacher.key,
+    }
+    if run.weights == "published":
+        content["weights"] = paths.sha256(published_checkpoint(run.student))
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
