@@ -34,7 +34,7 @@ class Images:
         self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
         self.height, self.width = images.shape[2:]
         self.padding, self.flip = padding, flip
-        padded = torch.nn.functional.pad(self.pixels, (padding,) * 4)
+        padded = torch.nn.functional.pad(self.pixels, (padding,) * 4) if padding else self.pixels
         # every crop of every image as a view of the padded ones: (N, C, rows, columns, H, W), no copy
         self.crops = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)
         mean, std = (torch.tensor(figures, device=device).view(1, -1, 1, 1) for figures in (mean, std))

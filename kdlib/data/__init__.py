@@ -1,14 +1,17 @@
 """Data sets: `load(name, **options) -> Dataset`, one file per source.
 
 A prepared set is cached in the data folder as `<name>.npz` with a manifest `<name>.json` beside it (options, counts,
-SHA-256); a cache that does not match its manifest is rebuilt, never half-read. To add a source, write one file with a
-function(**options) -> Dataset, whose docstring says what the data are, and name both in SOURCES."""
+SHA-256); a cache that does not match its manifest is rebuilt, never half-read. Images that are memory-mapped stay in
+the file that `pictures.py` wrote. To add a source, write one file with a function(**options) -> Dataset, whose docstring
+says what the data are, and name both in SOURCES; where its module has a function `stamp(**options)`, the set is
+prepared again when what it returns (JSON-able) changes."""
 
 import functools
 import hashlib
 import importlib
 import inspect
 import json
+import os
 import sys
 from dataclasses import dataclass, fields, replace
 
@@ -23,8 +26,11 @@ SOURCES = {
     "cifar100": ("cifar", "cifar100"),
     "cifar10s": ("cifar", "cifar10s"),
     "cifar100s": ("cifar", "cifar100s"),
+    "utkface": ("utkface", "prepare"),
+    "wider": ("wider", "prepare"),
+    "folder": ("folder", "prepare"),
 }
-DOWNLOADS = ("cifar10", "cifar100")  # <name>.npz is the user's own file, so the cache is <name>-prepared.npz
+DOWNLOADS = ("cifar10", "cifar100", "utkface")  # <name>.npz is the user's own file, so the cache is <name>-prepared.npz
 
 FORMAT = 1  # raise when the cache's form, or what a source prepares, changes
 
@@ -64,6 +70,7 @@ class Dataset:
     flip: bool = True
     # class number -> class number for the bias analysis, where the attribute is part of a class; empty: the classes themselves
     merged: tuple = ()
+    left_out: tuple = ()  # pictures that could not be used, each as "name: why"
     fingerprint: str = ""  # SHA-256 of everything above: what a run's key depends on
 
     @property
@@ -81,13 +88,17 @@ def load(name, **options) -> Dataset:
     for option in options:
         if option not in defaults:
             raise paths.near(option, defaults, f"option of data set {name}:")
-    options = defaults | options
+    options = {key: os.fspath(o) if isinstance(o, os.PathLike) else o for key, o in (defaults | options).items()}
     text = json.dumps(paths.plain(options), sort_keys=True)
     if options != defaults:
         stem = f"{name}-{_digest(text.encode())[:8]}"
     else:
         stem = f"{name}-prepared" if name in DOWNLOADS else name
     file, manifest_file = paths.data_folder() / f"{stem}.npz", paths.data_folder() / f"{stem}.json"
+    seen = options
+    if stamp := getattr(sys.modules[prepare.__module__], "stamp", None):
+        seen = options | {"stamp": stamp(**options)}
+        text = json.dumps(paths.plain(seen), sort_keys=True)
     cached = _cached(file, manifest_file, text, _stamp(file), _stamp(manifest_file))
     if isinstance(cached, Dataset):
         return cached
@@ -95,7 +106,7 @@ def load(name, **options) -> Dataset:
         print(f"kdlib: {file} {cached}; preparing it again", file=sys.stderr)
     dataset = prepare(**options)
     dataset = replace(dataset, fingerprint=_fingerprint(dataset))
-    _write(dataset, options, file, manifest_file)
+    _write(dataset, seen, file, manifest_file)
     return dataset
 
 
@@ -144,6 +155,15 @@ def stratified_cut(labels, group, share, seed):
     return np.flatnonzero(~cut), np.flatnonzero(cut)
 
 
+def cut_together(labels, group, together, share, seed):
+    """As `stratified_cut`, but samples with the same `together` (N,) stay on one side: `share` is one of those numbers or
+    names (of persons, say), each of which counts in the cell of its first sample."""
+    _, first, which = np.unique(together, return_index=True, return_inverse=True)
+    _, cut = stratified_cut(labels[first], group[first], share, seed)
+    chosen = np.isin(which, cut)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
 def check_skew(skew):
     """Raise ValueError unless `skew` can be the share of a class in its own domain."""
     if not 0.5 <= skew <= 1:
@@ -173,9 +193,10 @@ def _digest(content) -> str:
 
 
 def _settings(dataset):
-    """What a Dataset holds beside its splits and fingerprint, and `merged` only where it is used."""
-    left_out = {*dataset.splits, "fingerprint"} | (set() if dataset.merged else {"merged"})
-    return {f.name: getattr(dataset, f.name) for f in fields(Dataset) if f.name not in left_out}
+    """What a Dataset holds beside its splits and fingerprint; `merged` and `left_out` only where they are not empty."""
+    unused = {name for name in ("merged", "left_out") if not getattr(dataset, name)}
+    skipped = {*dataset.splits, "fingerprint"} | unused
+    return {f.name: getattr(dataset, f.name) for f in fields(Dataset) if f.name not in skipped}
 
 
 def _arrays(dataset):
@@ -197,11 +218,16 @@ def _fingerprint(dataset) -> str:
 
 
 def _write(dataset, options, file, manifest_file):
+    arrays, mapped = _arrays(dataset), None
+    if isinstance(dataset.train.images, np.memmap):
+        mapped = os.path.basename(dataset.train.images.filename)
+        arrays = {name: array for name, array in arrays.items() if not name.endswith("_images")}
     with paths.replacing(file, ".npz") as temporary:
-        np.savez(temporary, **_arrays(dataset))
+        np.savez(temporary, **arrays)
         checksum = paths.sha256(temporary)
     counts = {name: class_by_group(split, dataset) for name, split in dataset.splits.items()}
     manifest = {"format": FORMAT, "options": options, "dataset": _settings(dataset), "counts": counts}
+    manifest |= {"mapped": mapped} if mapped else {}
     paths.write_json(manifest_file, manifest | {"fingerprint": dataset.fingerprint, "sha256": checksum})
 
 
@@ -229,18 +255,35 @@ def _check(file, manifest_file, options) -> str | None:
             return "was prepared by another version or with other options"
         if not file.exists():
             return "is missing"
-        return None if paths.sha256(file) == manifest["sha256"] else "does not match the SHA-256 in its manifest"
+        if paths.sha256(file) != manifest["sha256"]:
+            return "does not match the SHA-256 in its manifest"
+        return _check_mapped(manifest_file.with_name(manifest["mapped"])) if "mapped" in manifest else None
     except (FileNotFoundError, NotADirectoryError):
         return "has no manifest"
     except (ValueError, KeyError, TypeError):
         return "has an unreadable manifest"
 
 
+def _check_mapped(file) -> str | None:
+    from kdlib.data import pictures  # imports from this module
+
+    problem = pictures.problem(file)
+    return problem and f"belongs to {file.name}, which {problem}"
+
+
 def _read(file, manifest) -> Dataset:
-    with np.load(file) as arrays:
-        splits = {
-            name: Split(**{f.name: arrays[key] for f in fields(Split) if (key := f"{name}_{f.name}") in arrays})
-            for name in ("train", "val", "test")
-        }
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    if "mapped" in manifest:
+        from kdlib.data import pictures
+
+        images, start = pictures.open_mapped(file.with_name(manifest["mapped"])), 0
+        for name in ("train", "val", "test"):  # one after the other, as `pictures.split_pictures` decodes them
+            stop = start + len(arrays[f"{name}_labels"])
+            arrays[f"{name}_images"], start = images[start:stop], stop
+    splits = {
+        name: Split(**{f.name: arrays[key] for f in fields(Split) if (key := f"{name}_{f.name}") in arrays})
+        for name in ("train", "val", "test")
+    }
     settings = {key: tuple(item) if isinstance(item, list) else item for key, item in manifest["dataset"].items()}
     return Dataset(**settings, **splits, fingerprint=manifest["fingerprint"])

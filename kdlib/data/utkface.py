@@ -1,0 +1,173 @@
+"""UTKFace: faces with age, gender and race in their file names.
+
+The pictures are read from `utkface/` (or `UTKFace/`, as the official archive calls it) in the data folder, with the official
+names `[age]_[gender]_[race]_[date].jpg.chip.jpg`, in folders within it too; or from `utkface.npz` or `utkface64.npz`
+there, which holds the same files: name (N,), jpeg, their bytes one after the other, and offset (N + 1,)."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+
+from kdlib import paths
+from kdlib.data import Dataset, check_skew, cut_together, pictures
+
+# a few of the official names have a blank before the point, or no point
+NAME = re.compile(r"\d{1,3}_[01]_[0-4]_\d+ ?\.?(jpg\.chip\.)?(jpg|jpeg|png)", re.ASCII)
+OLDEST = 120  # years
+RACES = ("White", "Black", "Asian", "Indian", "Others")
+GENDERS = ("female", "male")  # the files number them the other way round
+VARIABLES = ("age", "gender", "race")
+BANDS = (10, 20, 40, 60)
+
+
+def prepare(
+    *,
+    label="age",
+    group="gender",
+    bands=BANDS,
+    skew=None,
+    size=64,
+    test_share=0.2,
+    val_share=0.1,
+    seed=0,
+    leave_out=0.01,
+) -> Dataset:
+    """`utkface`: 23,705 faces of 1 to 116 years, aligned and cropped (Zhang, Song and Qi, CVPR 2017); research use only.
+
+    The class is the age band, 0–9, 10–19, 20–39, 40–59 or 60 and over, and the attribute is gender as annotated (0 female,
+    1 male); other pairs of age, gender and race can be asked for. There is no official split: test is cut first,
+    stratified by class and group, then val. Some hundred pictures occur several times, often with other annotations; all
+    copies of a picture are in one split. Files whose name lacks a part are counted, listed and left out.
+
+    Options: `label` and `group`, two different ones of age, gender, race; `bands`, the first year of each age band but the
+    first; `skew`, share of a class in its own group in training and val, .5 to 1, planted by leaving pictures out, never by
+    relabelling (None: as the data are): of K classes and G groups, class k's own is k·G // K, so that for age the bands
+    under 40 are skewed to female and the others to male; test stays whole, and is the same for every skew; `size`, pixels
+    a side; `test_share`, part of each class and group; `val_share`, part of the rest; `seed`, of the splits and of what the
+    skew leaves out; `leave_out`, largest share of pictures that may be unusable. Raises ValueError for values outside these
+    ranges and for more unusable pictures, OSError where there are no pictures."""
+    for option, value in (("label", label), ("group", group)):
+        if value not in VARIABLES:
+            raise paths.near(value, VARIABLES, f"{option} of utkface:")
+    if label == group:
+        raise ValueError(f"label and group must differ; both are {label!r}")
+    if skew is not None:
+        check_skew(skew)
+    if size < 8:
+        raise ValueError(f"size is the width in pixels, 8 or more; got {size}")
+    found, place = _find()
+    values = {name: parsed for name in found if (parsed := parse(Path(name).name))}
+    wrong = tuple(f"{name}: its name is not age_gender_race_date" for name in found if name not in values)
+    pictures.refuse(f"utkface, {place}", wrong, len(found), leave_out)
+    pictures.tell(f"utkface, {place}", wrong)
+    table = np.array(list(values.values()))
+    columns, names = _variables(table, bands)
+    labels, groups = columns[label], columns[group]
+    _check_classes(labels, names[label], place)
+    chosen = {name: found[name] for name in values}
+    same = np.array([_digest(source) for source in chosen.values()])
+    pool, test = cut_together(labels, groups, same, test_share, seed)
+    if skew is not None:
+        kept = subsample(labels[pool], groups[pool], skew, len(names[label]), len(names[group]), seed + 2)
+        pool = pool[kept]
+    train, val = (pool[part] for part in cut_together(labels[pool], groups[pool], same[pool], val_share, seed + 1))
+    source = np.unique(same, return_inverse=True)[1].astype(np.int64)
+    fields = {"labels": labels, "group": groups, "source": source}
+    parts = {"train": train, "val": val, "test": test}
+    splits, broken = pictures.split_pictures("utkface", chosen, fields, parts, size, leave_out)
+    mean, std = pictures.mean_std(splits["train"].images)
+    return Dataset("utkface", names[label], names[group], **splits, mean=mean, std=std, left_out=wrong + broken)
+
+
+def parse(name):
+    """(age in years, gender, race) of an official file name, gender as here: 0 female, 1 male; None for other names."""
+    if not NAME.fullmatch(name):
+        return None
+    age, gender, race = (int(part) for part in name.split("_")[:3])
+    return (age, 1 - gender, race) if age <= OLDEST else None
+
+
+def subsample(labels, group, skew, classes, groups, seed) -> np.ndarray:
+    """Indices, in order, of as many samples as possible of which in each class k the share `skew` is of group
+    k·groups // classes, and the rest of the other groups in proportion to what there is of them.
+
+    Raises ValueError where a class has nobody of a group that it needs."""
+    generator, kept = np.random.default_rng(seed), []
+    for label in range(classes):
+        own = label * groups // classes
+        inside = np.flatnonzero((labels == label) & (group == own))
+        outside = np.flatnonzero((labels == label) & (group != own))
+        if len(inside) == 0 or (len(outside) == 0 and skew < 1):
+            raise ValueError(
+                f"skew {skew} cannot be planted: class {label} has {len(inside)} of group {own}, {len(outside)} others"
+            )
+        total = min(len(inside) / skew, len(outside) / (1 - skew) if skew < 1 else np.inf)
+        kept.append(generator.permutation(inside)[: round(skew * total)])
+        kept.append(generator.permutation(outside)[: round((1 - skew) * total)])
+    return np.sort(np.concatenate(kept))
+
+
+def _variables(table, bands):
+    """({"age": numbers of the bands, …}, {"age": their names, …}) of (N, 3) ages, genders and races."""
+    bands = tuple(bands)
+    if not bands or list(bands) != sorted(set(bands)) or bands[0] < 1 or any(first != int(first) for first in bands):
+        raise ValueError(f"bands are the first years of the age bands but the first, rising, as {BANDS}; got {bands}")
+    starts = (0, *bands)
+    ages = [f"{first}–{after - 1}" for first, after in zip(starts, bands, strict=False)] + [f"{bands[-1]}+"]
+    columns = {"age": np.digitize(table[:, 0], bands), "gender": table[:, 1], "race": table[:, 2]}
+    return {key: column.astype(np.int64) for key, column in columns.items()}, {
+        "age": tuple(ages),
+        "gender": GENDERS,
+        "race": RACES,
+    }
+
+
+def _check_classes(labels, names, place):
+    for number, count in enumerate(np.bincount(labels, minlength=len(names))):
+        if count < 3:
+            raise ValueError(f"{place} has {count} pictures of class {names[number]!r}: train, val and test need 3")
+
+
+def _find():
+    """({name: path or bytes} in the order of the names, where they were found)."""
+    folder = paths.data_folder()
+    for place in (folder / "utkface", folder / "UTKFace"):
+        if place.is_dir():
+            files = (file for file in place.rglob("*") if not file.is_dir())
+            found = {str(file.relative_to(place)): file for file in sorted(files)}
+            if found:
+                return found, place
+    for place in (folder / "utkface.npz", folder / "utkface64.npz"):
+        if place.exists():
+            return _from_npz(place), place
+    raise FileNotFoundError(
+        f"no UTKFace in {folder}: unpack the official aligned and cropped faces, with their names, into "
+        f"{folder / 'utkface'}; or put utkface.npz there, with name, jpeg and offset"
+    )
+
+
+def _from_npz(file):
+    try:
+        with np.load(file) as stored:
+            names, content, offset = stored["name"].tolist(), stored["jpeg"], stored["offset"].astype(np.int64)
+    except Exception as error:  # a damaged file raises many kinds, of zipfile, zlib and numpy
+        raise ValueError(
+            f"{file} cannot be read ({error}): it should hold name, jpeg and offset; write it again"
+        ) from error
+    if content.dtype != np.uint8 or len(offset) != len(names) + 1 or offset[0] != 0 or offset[-1] != len(content):
+        raise ValueError(f"{file} should hold name (N,), jpeg, uint8, and offset (N + 1,) from 0 to the length of jpeg")
+    if len(set(names)) != len(names) or (np.diff(offset) < 0).any():
+        raise ValueError(f"{file} has a name twice, or an offset that falls")
+    found = {name: content[start:stop].tobytes() for name, start, stop in zip(names, offset, offset[1:], strict=False)}
+    return dict(sorted(found.items()))
+
+
+def _digest(source):
+    """Of a picture's bytes; of its path where it cannot be read, which decoding reports."""
+    try:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError:
+        content = str(source).encode(errors="surrogateescape")
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,293 @@
+"""One's own data: class folders with a table, arrays, splits by person or by column, and what is wrong with them."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from kdlib import data, paths
+from kdlib.data import folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """The folder `mine` in a data folder of its own, with 20 pictures of each of two classes; its path."""
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
+    place = tmp_path / "data" / "mine"
+    for number in range(40):
+        name = picture_name(number)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (12, 8), (number, 0, 0)).save(place / name)
+    return place
+
+
+def picture_name(number):
+    return f"{('cat', 'dog')[number % 2]}/picture {number}.png"
+
+
+@pytest.fixture
+def table(place):
+    """Write a table with a row per picture, functions of its number as columns, then `changes`; the file's name."""
+
+    def write(changes=None, *, name="table.csv", rows=range(40), **columns):
+        frame = pd.DataFrame({"file": [picture_name(number) for number in rows]})
+        for column, value in columns.items():
+            frame[column] = [value(number) for number in rows]
+        for row, column, value in changes or ():
+            frame.loc[row, column] = value
+        file = place.parent / name
+        frame.to_parquet(file) if file.suffix == ".parquet" else frame.to_csv(file, index=False)
+        return name
+
+    return write
+
+
+def sex(number):
+    return ("female", "male")[number // 2 % 2]
+
+
+def numbers(split):
+    """Which pictures a split shows."""
+    return split.images[:, 0, 0, 0].astype(int)
+
+
+def test_the_folder_is_the_class_and_the_table_says_the_group(table):
+    dataset = data.load("folder", path="mine", table=table(group=sex), size=8)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.groups == ("female", "male")
+    shown = np.concatenate([numbers(split) for split in dataset.splits.values()])
+    assert sorted(shown) == list(range(40))
+    for split in dataset.splits.values():
+        assert split.labels.tolist() == [number % 2 for number in numbers(split)]
+        assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
+        assert split.images.shape == (len(split), 3, 8, 8)
+        assert split.group_share is None
+    assert data.class_by_group(dataset.test, dataset).tolist() == [[2, 2], [2, 2]]
+    assert data.class_by_group(dataset.val, dataset).tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_folder_alone_has_no_groups(place):
+    dataset = data.load("folder", path=place, size=8, flip=False)
+    assert dataset.groups == ()
+    assert {*dataset.train.group.tolist(), *dataset.test.group.tolist()} == {-1}
+    assert not dataset.flip
+    assert dataset.mean[0] == pytest.approx(dataset.train.images[:, 0].mean() / 255, abs=1e-4)
+
+
+def test_an_attribute_has_many_values_or_none(table):
+    def group(number):
+        return [None, -1, 10, 9, 2][number % 5]
+
+    for name in ("table.csv", "table.parquet"):
+        dataset = folder.prepare(path="mine", table=table(group=group, name=name), size=8)
+        assert dataset.groups == ("2", "9", "10")
+        for split in dataset.splits.values():
+            assert split.group.tolist() == [[-1, -1, 2, 1, 0][number % 5] for number in numbers(split)]
+
+
+def test_a_share_is_kept_and_counted_as_a_group(table):
+    def share(number):
+        return [0.0, 0.4, 0.5, 0.75, None][number % 5]
+
+    for name in ("table.csv", "table.parquet"):
+        dataset = folder.prepare(path="mine", table=table(males=share, name=name), share="males", size=8)
+        assert dataset.groups == ("males < .5", "males > .5")
+        for split in dataset.splits.values():
+            expected = np.array([[0.0, 0.4, 0.5, 0.75, np.nan][number % 5] for number in numbers(split)], np.float32)
+            assert split.group_share.dtype == np.float32
+            assert np.array_equal(split.group_share, expected, equal_nan=True)
+            assert split.group.tolist() == [[0, 0, -1, 1, -1][number % 5] for number in numbers(split)]
+
+
+def test_a_person_is_on_one_side(table):
+    def who(number):
+        return f"person {number % 20}"
+
+    dataset = data.load("folder", path="mine", table=table(group=sex, person=who), size=8)
+    persons = [{number % 20 for number in numbers(split)} for split in dataset.splits.values()]
+    assert list(map(len, persons)) == [12, 4, 4]
+    assert all(
+        len(np.unique(split.source)) == len(each) for split, each in zip(dataset.splits.values(), persons, strict=True)
+    )
+
+
+def test_a_split_column_is_followed(table):
+    def part(number):
+        return ["train", "train", "val", "test"][number // 2 % 4]
+
+    dataset = data.load("folder", path="mine", table=table(group=sex, split=part), size=8)
+    for name, split in dataset.splits.items():
+        assert {part(number) for number in numbers(split)} == {name}
+        assert len(split) == {"train": 20, "val": 10, "test": 10}[name]
+    two = folder.prepare(path="mine", table=table(split=lambda n: "test" if n >= 30 else "train"), size=8)
+    assert sorted(numbers(two.test)) == list(range(30, 40))
+    assert len(two.val) == 4
+    leak = table(split=part, person=lambda number: number % 8 if number else 7)
+    with pytest.raises(ValueError, match=r"'7' is in test and in train: a person belongs to one split"):
+        folder.prepare(path="mine", table=leak, size=8)
+    with pytest.raises(ValueError, match="split of picture 4 is 'dev', not train, val, test"):
+        folder.prepare(path="mine", table=table([(3, "split", "dev")], split=part), size=8)
+
+
+def test_folders_train_and_test_are_the_split(place):
+    for number in range(40):
+        target = place / ("test" if number < 8 else "train") / picture_name(number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (place / picture_name(number)).rename(target)
+    (place / "cat").rmdir()
+    (place / "dog").rmdir()
+    dataset = data.load("folder", path="mine", size=8)
+    assert dataset.classes == ("cat", "dog")
+    assert sorted(numbers(dataset.test)) == list(range(8))
+
+
+def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, table, capsys):
+    with pytest.raises(ValueError, match=r"2 of 41 pictures cannot be used.*nowhere\.png: is in table\.csv, row 4"):
+        data.load("folder", path="mine", table=table([(3, "file", "nowhere.png")], group=sex), size=8)
+    dataset = data.load("folder", path="mine", table="table.csv", size=8, leave_out=0.1)
+    assert dataset.left_out == (
+        "nowhere.png: is in table.csv, row 4, but no such picture is there", "dog/picture 3.png: is not in table.csv"
+    )  # fmt: skip
+    assert "2 left out: nowhere.png" in capsys.readouterr().err
+    assert sum(len(split) for split in dataset.splits.values()) == 39
+    for split in dataset.splits.values():
+        assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
+    with pytest.raises(ValueError, match=r"no row of .* names a picture: .*pictures are as 'cat/picture 0\.png'"):
+        folder.prepare(path="mine", table=table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
+
+
+def test_names_alone_odd_names_and_twice_named_pictures(place, table):
+    names = {0: "cat/été, «x»\t'1.png", 1: "dog/\udcff.png", 2: "cat/-rf $(x);#.png"}
+    for number, name in names.items():
+        (place / picture_name(number)).rename(place / name)
+    changes = [(0, "file", "e\u0301te\u0301, «x»\t'1.png"), (2, "file", names[2]), (3, "file", "picture 3.png")]
+    dataset = folder.prepare(path="mine", table=table(changes, group=sex), size=8, leave_out=0.06)
+    assert {0, 2, 3} <= set(np.concatenate([numbers(split) for split in dataset.splits.values()]))
+    assert [text.split(":")[0] for text in dataset.left_out] == ["dog/picture 1.png", "dog/\udcff.png"]
+    with pytest.raises(ValueError, match=r"row 6: 'cat/picture 4\.png' is named already in row 5"):
+        folder.prepare(path="mine", table=table([(5, "file", picture_name(4))], group=sex), leave_out=0.2)
+    os.link(place / picture_name(5), place / "cat" / "picture 5.png")
+    with pytest.raises(ValueError, match=r"row 6: 'picture 5\.png' could be cat/picture 5\.png or dog/picture 5\.png"):
+        folder.prepare(path="mine", table=table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
+
+
+def test_what_is_no_picture_is_listed(place, capsys):
+    (place / "readme.txt").write_text("mine")
+    (place / "cat" / "Thumbs.db").write_text("no picture")
+    Image.new("RGB", (8, 8)).save(place / "cat" / "program.eps")
+    (place / "cat" / "false.png").write_text("no picture")
+    (place / "dog" / "folder.png").mkdir()
+    Image.new("I;16", (8, 8)).save(place / "dog" / "deep.png")
+    with pytest.raises(ValueError, match=r"2 of 42 .*false\.png: cannot identify"):
+        data.load("folder", path="mine", size=8)
+    dataset = data.load("folder", path="mine", size=8, leave_out=0.05)
+    reasons = dict(text.split(": ", 1) for text in dataset.left_out)
+    assert set(reasons) == {"readme.txt", "cat/Thumbs.db", "cat/program.eps", "cat/false.png", "dog/deep.png"}
+    assert "8 bits" in reasons["dog/deep.png"]
+    assert sum(len(split) for split in dataset.splits.values()) == 40
+    assert "readme.txt: is in no class folder" in capsys.readouterr().err
+
+
+def test_a_changed_table_or_folder_is_prepared_again(place, table):
+    name = table(group=sex)
+    first = data.load("folder", path="mine", table=name, size=8)
+    again = data.load("folder", path="mine", table=name, size=8)
+    assert data.load("folder", path="mine", table=name, size=8) is again
+    assert again.fingerprint == first.fingerprint
+    table(group=lambda number: "male" if number else "female")
+    changed = data.load("folder", path="mine", table=name, size=8)
+    assert changed.fingerprint != first.fingerprint
+    (place / picture_name(0)).unlink()
+    assert len(data.load("folder", path="mine", table=name, size=8, leave_out=0.1).left_out) == 1
+
+
+def arrays(**changes):
+    images = np.zeros((40, 8, 8, 3), np.uint8)
+    images[:] = np.arange(40)[:, None, None, None]
+    return {"images": images, "labels": np.arange(40) % 2, "group": np.arange(40) // 2 % 2} | changes
+
+
+def test_arrays_in_every_form(place):
+    file, expected = place / "arrays.npz", None
+    classes = np.array(["cat", "dog"])
+    for changes in (
+        {"classes": classes},
+        {"labels": classes[np.arange(40) % 2]},
+        {"images": arrays()["images"].transpose(0, 3, 1, 2), "classes": classes},
+        {"images": arrays()["images"][..., 0], "classes": classes, "labels": classes[np.arange(40) % 2]},
+    ):
+        np.savez(file, **arrays(**changes))
+        dataset = data.load("folder", path="mine/arrays.npz")
+        assert dataset.classes == ("cat", "dog")
+        assert dataset.groups == ("0", "1")
+        expected = expected or dataset.fingerprint
+        assert dataset.fingerprint == expected
+        for split in dataset.splits.values():
+            assert split.images.shape == (len(split), 3, 8, 8)
+            assert split.labels.tolist() == [number % 2 for number in numbers(split)]
+            assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
+    np.savez(file, **arrays(share=np.linspace(0, 1, 40), person=np.arange(40) // 4))
+    dataset = data.load("folder", path="mine/arrays.npz")
+    for split in dataset.splits.values():
+        assert split.group_share == pytest.approx(numbers(split) / 39)
+    persons = [{number // 4 for number in numbers(split)} for split in dataset.splits.values()]
+    assert sum(map(len, persons)) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": np.zeros((40, 8, 8, 3))}, "images of float64"),
+        ({"images": np.zeros((40, 8, 8, 4), np.uint8)}, r"\(40, 8, 8, 4\), not uint8"),
+        ({"labels": np.arange(39) % 2}, r"labels of shape \(39,\)"),
+        ({"labels": np.linspace(0, 1, 40)}, "labels of float64"),
+        ({"classes": np.array(["cat"])}, "label 1, which is none of its 1 classes"),
+        ({"group": np.arange(4)}, r"group of shape \(4,\)"),
+        ({"group": np.linspace(0, 1, 40)}, "as share, not as group"),
+        ({"share": np.full(40, 1.5)}, "share of picture 1 is '1.5'"),
+        (
+            {"labels": np.array([0] * 39 + [1]), "split": ["train"] * 20 + ["test"] * 20},
+            "no training picture of class '1'",
+        ),
+        ({"split": np.array(["train"] * 40)}, "no picture is left for test"),
+    ],
+)
+def test_wrong_arrays_are_named(changes, message, place):
+    np.savez(place / "arrays.npz", **arrays(**changes))
+    with pytest.raises(ValueError, match=message) as caught:
+        folder.prepare(path="mine/arrays.npz")
+    assert "arrays.npz" in str(caught.value)
+
+
+def test_wrong_options_and_tables_are_named(place, table):
+    for options, message in (
+        ({}, "needs a path"),
+        (
+            {"path": "mine", "table": table(), "group": "sex"},
+            r"table\.csv has no column 'sex', named as group; it has file",
+        ),
+        ({"path": "mine", "table": table(), "file": "name"}, "no column 'name', of the pictures' paths"),
+        (
+            {"path": "mine", "table": table(share=lambda _: "half", name="half.csv")},
+            r"half\.csv: share of picture 1 is 'half'",
+        ),
+        (
+            {"path": "mine", "table": table([(4, "person", "")], person=str, name="persons.csv")},
+            "picture 5 has no person",
+        ),
+        ({"path": "mine", "size": 3}, "pixels"),
+        ({"path": "mine", "val_share": 0}, "between 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            folder.prepare(**options)
+    (place.parent / "table.csv").write_bytes(b"file,group\n\xff\xfe,1\n")
+    with pytest.raises(ValueError, match=r"table\.csv is no table"):
+        folder.prepare(path="mine", table="table.csv")
+    for options in ({"path": "nowhere"}, {"path": "mine", "table": "nowhere.csv"}):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            data.load("folder", **options)
+    paths.make_folder(place.parent / "empty")
+    with pytest.raises(ValueError, match="a folder for each class"):
+        data.load("folder", path="empty")
