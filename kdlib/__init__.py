@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
-    "paths", "archives", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
+    "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
     "evaluate", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots",
     "report",
 )  # fmt: skip

@@ -18,10 +18,13 @@ def main(arguments=None) -> int:
     sweep.add_argument("--address", help="of a Ray cluster")
     sweep.add_argument("--workers", type=int, help="processes of the local engine (default: one per core)")
     fetch = commands.add_parser(
-        "fetch", help="download and check published teachers (without them, teachers are trained here)"
+        "fetch",
+        help="download and check published teachers (without them, teachers are trained here), or WIDER from S3",
     )
-    fetch.add_argument("name", help="cifar_teachers")
-    fetch.add_argument("--url", help="another address of the archive")
+    fetch.add_argument("name", help="cifar_teachers or wider")
+    fetch.add_argument("--url", help="another address of the teachers' archive")
+    fetch.add_argument("--bucket", help="of S3, for wider (default: as KDLIB_S3_BUCKET says, in .env)")
+    fetch.add_argument("--prefix", help="what precedes the names in the bucket (default: as KDLIB_S3_PREFIX says)")
     notebook = commands.add_parser("notebook", help="execute a notebook with papermill and write it as HTML")
     notebook.add_argument("path")
     notebook.add_argument("--out", required=True, help="the executed notebook")
@@ -68,9 +71,15 @@ def _sweep(chosen):
 
 
 def _fetch(chosen):
+    from kdlib import paths, storage
     from kdlib.models import published
 
-    published.fetch(chosen.name, chosen.url)
+    if chosen.name == "wider":
+        storage.fetch_wider(chosen.bucket, chosen.prefix)
+    elif chosen.name in published.ARCHIVES:
+        published.fetch(chosen.name, chosen.url)
+    else:
+        raise paths.near(chosen.name, [*published.ARCHIVES, "wider"], "download")
 
 
 def _notebook(chosen):

@@ -1,7 +1,8 @@
-"""Files from elsewhere: downloads that resume, and appear whole or not at all. (`unpack` is from `archives`.)
+"""Files from elsewhere, by HTTP and S3: downloads that resume, and appear whole or not at all; uploads that are checked.
 
-Where a file comes from is one context manager, as `_http`: given where to start and what is known of the object, it
-yields `(first, total, tag, body)`, and raises `_Failed`. The rest is the same for every source."""
+Where a file comes from is one context manager, as `_http` and `s3.source`: given where to start and what is known of the
+object, it yields `(first, total, tag, body)`, and raises `_Failed` or `s3.Trouble`. The rest is the same for both.
+(`unpack` is from `archives`.)"""
 
 import contextlib
 import functools
@@ -9,19 +10,24 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from kdlib import paths
+from kdlib import paths, s3
 from kdlib.archives import unpack
 
-__all__ = ["download", "unpack"]
+__all__ = ["download", "exists", "fetch_wider", "get", "get_folder", "put", "put_folder", "unpack"]
 
 CHUNK = 1 << 18  # bytes read at a time
+WIDER_IMAGES = "wider_attribute_image.tgz"
+WIDER_ANNOTATIONS = ("wider_attribute_trainval.json", "wider_attribute_test.json")
+WIDER_ARCHIVES = ("wider_attribute_annotation.zip", "wider_attribute_annotation.tgz")
+GET_PART, PUT_PART = 64 << 20, 16 << 20  # bytes of an object in one request
 LINE_SECONDS = 10  # between two lines of progress
 PASSING = (408, 429, 500, 502, 503, 504)  # answers of a server that may be well again in a moment
 
@@ -46,7 +52,114 @@ def download(url, path, *, sha256=None, attempts=5, backoff=1.0, timeout=60.0, l
     return _download(functools.partial(_http, url, timeout), url, Path(path), sha256, attempts, backoff, log)
 
 
-def _download(open_at, source, path, sha256, attempts, backoff, log):
+def get(
+    key,
+    path,
+    *,
+    bucket=None,
+    prefix=None,
+    sha256=None,
+    part_size=GET_PART,
+    attempts=5,
+    backoff=1.0,
+    timeout=60.0,
+    log=print,
+) -> Path:
+    """Download the object `key` from S3 to `path` as `download` does, in parts of `part_size` bytes; return `path`.
+
+    bucket, prefix: where it is, by default as the settings `KDLIB_S3_BUCKET` and `KDLIB_S3_PREFIX` say. Size and checksum
+    are compared with the store's: the SHA-256 that `put` left, SHA-256, SHA-1 or CRC-32 of the whole object, or the MD5 in
+    its ETag; a CRC-64 is not. Raises OSError where it cannot be had, saying what to set, ValueError where it is damaged."""
+    return _get(
+        s3.connect(bucket, prefix, attempts=1, timeout=timeout), key, path, sha256, part_size, attempts, backoff, log
+    )
+
+
+def _get(store, key, path, sha256=None, part_size=GET_PART, attempts=5, backoff=1.0, log=print):
+    open_at = functools.partial(s3.source, store, key, part_size)
+    return _download(open_at, store.where(key), Path(path), sha256, attempts, backoff, log, s3.check)
+
+
+def exists(key, *, bucket=None, prefix=None) -> bool:
+    """Whether S3 has the object `key`. Raises OSError where that cannot be known, as without the bucket or the right."""
+    store = s3.connect(bucket, prefix)
+    with _naming("look for", store.where(key)):
+        return s3.find(store, key) is not None
+
+
+def put(path, key, *, bucket=None, prefix=None, part_size=PUT_PART, attempts=5, timeout=60.0, log=print) -> str:
+    """Upload the file `path` to S3 as the object `key`, compare what the store then has, and return where that is.
+
+    part_size: bytes, at least 5 MiB; attempts: how often each request is made. An object that has the file's SHA-256 is
+    left as it is, another is replaced. Raises OSError where it cannot be done, ValueError where the object is not the file."""
+    return _put(s3.connect(bucket, prefix, attempts=attempts, timeout=timeout), Path(path), key, part_size, log)
+
+
+def _put(store, path, key, part_size=PUT_PART, log=print):
+    from boto3.s3.transfer import TransferConfig
+
+    size, digest = path.stat().st_size, paths.sha256(path)
+    where, names = store.where(key), (store.bucket, store.key(key))
+    config = TransferConfig(part_size, multipart_chunksize=part_size, max_concurrency=4)
+    extra = {"Metadata": {s3.OUR_SHA256: digest}}
+    with _naming("upload to", where):
+        there = s3.find(store, key)
+        if there and (there[0], there[1]["check"]) == (size, ["sha256", digest, 0]):
+            log(f"{where} is there already")
+            return where
+        with _progress(path.name, 0, size, log) as advance:
+            s3.ask(store.client.upload_file, str(path), *names, ExtraArgs=extra, Callback=advance, Config=config)
+        found, tag = s3.describe(store, key, own=False)
+    if found != size:
+        raise ValueError(f"{where} has {found} bytes and {path} has {size}; upload it again")
+    s3.check(path, tag, f"what was uploaded as {where}")
+    return where
+
+
+def put_folder(folder, key, *, bucket=None, prefix=None, log=print) -> list:
+    """Upload every file below `folder`, as that of a run or of reports, as `key`/…; return where they are.
+
+    Hidden files (locks, unfinished ones) and links stay. `record.json` goes last: its existence means that all is there."""
+    store, folder = s3.connect(bucket, prefix), Path(folder)
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    names = [path.relative_to(folder) for path in files]
+    names = [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no files to upload")
+    return [_put(store, folder / name, f"{key}/{name}", log=log) for name in sorted(names, key=_record_last)]
+
+
+def get_folder(key, folder, *, bucket=None, prefix=None, log=print) -> list:
+    """Download every object `key`/… to `folder`, `record.json` last; return the files. Files that are there stay."""
+    store, folder = s3.connect(bucket, prefix), Path(folder)
+    base = store.key(key) + "/"
+    with _naming("list", store.where(key)):
+        pages = store.client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=base)
+        found = [entry["Key"] for page in s3.ask(list, pages) for entry in page.get("Contents", [])]
+    names = [name.removeprefix(base) for name in found if not name.endswith("/")]
+    if not names:
+        raise FileNotFoundError(f"{store.where(key)} holds no objects")
+    for name in names:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+            raise ValueError(f"{store.where(key)} holds {name!r}, which is not within its folder")
+    store = s3.connect(bucket, prefix, attempts=1)
+    return [_get(store, f"{key}/{name}", folder / name, log=log) for name in sorted(names, key=_record_last)]
+
+
+def _record_last(name):
+    return PurePosixPath(name).name == "record.json", name
+
+
+@contextlib.contextmanager
+def _naming(doing, where):
+    """What fails is told with the object, the bucket and the address."""
+    try:
+        yield
+    except s3.Trouble as trouble:
+        raise OSError(f"could not {doing} {where}: {trouble}") from trouble
+
+
+def _download(open_at, source, path, sha256, attempts, backoff, log, check=None):
     paths.make_folder(path.parent)
     part, note = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.part.json")
     with paths.only_process(path.with_name(f".{path.name}.lock")):
@@ -69,6 +182,8 @@ def _download(open_at, source, path, sha256, attempts, backoff, log):
             time.sleep(backoff * 2 ** (failures - 1))
         try:
             _check_sha256(part, sha256, source)
+            if check:
+                check(part, _read_note(note, source)["tag"], source)
         except ValueError:
             part.unlink()
             raise
@@ -95,7 +210,7 @@ def _transfer(open_at, source, part, note, log):
                     with paths.writing(part):
                         file.write(block)
                     advance(len(block))
-    except _Failed as failure:
+    except (_Failed, s3.Trouble) as failure:
         return failure
     size = part.stat().st_size
     if total is None or size == total:
@@ -174,3 +289,61 @@ def _progress(name, size, total, log):
             log(f"{name}: {size / 1e6:.1f}" + (f" of {total / 1e6:.1f}" if total else "") + " MB")
 
     yield advance
+
+
+def fetch_wider(bucket=None, prefix=None, *, log=print) -> Path:
+    """Get the WIDER Attribute data set from S3 where it is not in place, `log` what is there, and return its folder.
+
+    The bucket holds `wider_attribute_image.tgz`, and the two annotation files or an archive of them. They come to `wider` in
+    the data folder, as `Image/<split>/…` and two JSON files. Raises OSError and ValueError as `get` and `unpack` do."""
+    folder = paths.make_folder(paths.data_folder() / "wider")
+    where = {"bucket": bucket, "prefix": prefix}
+    with paths.only_process(folder / ".lock"):
+        if (folder / "Image").exists():
+            log(f"{folder / 'Image'} is there already; remove it to unpack the archive again")
+        else:
+            archive = get(WIDER_IMAGES, folder / WIDER_IMAGES, **where, log=log)
+            with _unpacked(archive) as content:
+                inner = next((path for path in (content, *content.iterdir()) if (path / "train").is_dir()), None)
+                if inner is None:
+                    raise ValueError(f"{archive} holds no folder Image/train, so it is not WIDER Attribute; remove it")
+                os.replace(inner, folder / "Image")
+        for name in WIDER_ANNOTATIONS:
+            if (folder / name).exists():
+                log(f"{folder / name} is there already")
+            else:
+                _annotation(name, folder, where, log)
+    for split in sorted(path for path in (folder / "Image").iterdir() if path.is_dir()):
+        log(f"{split.name}: {sum(path.suffix.lower() == '.jpg' for path in split.rglob('*'))} images")
+    log(f"annotations: {', '.join(WIDER_ANNOTATIONS)}; all in {folder}")
+    return folder
+
+
+def _annotation(name, folder, where, log):
+    """Get an annotation file: itself, or out of an archive that is in the folder or in the bucket."""
+    archives = [archive for archive in WIDER_ARCHIVES if (folder / archive).exists()]
+    for source in archives or (name, *WIDER_ARCHIVES):
+        if archives or exists(source, **where):
+            break
+    else:
+        place = s3.connect(**where).where("")
+        raise FileNotFoundError(f"{place} has neither {name} nor one of {', '.join(WIDER_ARCHIVES)}, which may hold it")
+    path = get(source, folder / source, **where, log=log)
+    if source == name:
+        return
+    with _unpacked(path) as content:
+        found = next(content.rglob(name), None)
+        if found is None:
+            raise ValueError(f"{path} holds no {name}; remove it, and put {name} into {folder}")
+        os.replace(found, folder / name)
+
+
+@contextlib.contextmanager
+def _unpacked(archive):
+    """An archive's content, in a folder beside it for as long as the block lasts."""
+    folder = archive.with_name(f".{archive.name}.unpacked")
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    try:
+        yield unpack(archive, folder, max_bytes=20_000_000_000, max_files=200_000)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
