@@ -97,7 +97,7 @@ def _report(chosen):
 def _publish(chosen):
     from kdlib.report import publish
 
-    print(publish(chosen.profile, f"make all PROFILE={chosen.profile}"))
+    print(publish(chosen.profile))
 
 
 _COMMANDS = {

@@ -6,9 +6,8 @@ are the last epoch, over seeds; a network that was not run here has no figure.""
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
 
-from kdlib.results import NAMES, PLAIN, labelled, select
+from kdlib.results import NAMES, PLAIN, labelled, select, t_test
 
 _PAIRS = ("resnet56->resnet20", "resnet110->resnet32", "resnet32x4->resnet8x4", "wrn_40_2->wrn_16_2",
           "wrn_40_2->wrn_40_1", "vgg13->vgg8")  # fmt: skip
@@ -91,10 +90,10 @@ def _paired(part, other):
     """`+1.20 (p = .003)`: the mean difference in points over the seeds that both have, and p of the paired t-test."""
     sides = [side.drop_duplicates("seed").set_index("seed")["test_accuracy"].astype(float) for side in (part, other)]
     difference = 100 * (sides[0] - sides[1]).dropna()
-    n, error = len(difference), difference.std() / np.sqrt(max(len(difference), 1))
-    if n < 2 or not error > 0:
-        return f"{difference.mean():+.2f}" if n else ""
-    return f"{difference.mean():+.2f} (p = {2 * stdtr(n - 1, -abs(difference.mean()) / error):.2g})"
+    if not len(difference):
+        return ""
+    p_value = t_test(difference)
+    return f"{difference.mean():+.2f}" + ("" if np.isnan(p_value) else f" (p = {p_value:.2g})")
 
 
 def recipe(row) -> str:

@@ -33,9 +33,10 @@ class Profile:
         known = {f"{teacher}->{student}": (teacher, student) for teacher, student in self.pairs}
         if pair and pair not in known:
             raise near(pair, known, f"pair of profile {self.name}:")
-        return (
-            dataclasses.replace(self, pairs=(known[pair],)) if pair else dataclasses.replace(self, pairs=self.pairs[:1])
-        )
+        return dataclasses.replace(self, pairs=(known[pair] if pair else self.pairs[0],))
+
+    def _each_pair(self):
+        return [dataclasses.replace(self, pairs=(pair,)) for pair in self.pairs]
 
     def _runs(self, **settings):
         teacher, student = self.pairs[0]
@@ -93,7 +94,7 @@ class Profile:
         its weights and its optimiser bring. Empty unless the profile is `ablated`."""
         if not self.ablated:
             return {}
-        weights = dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get(self.pairs[0], (1.0, 1.0, 2.0)), strict=True))
+        weights = kdpp_weights(*self.pairs[0])
         batch = self.settings["batch_size"]
         parts = {
             "nesterov": {"nesterov": True},
@@ -113,7 +114,7 @@ class Profile:
     def grid(self):
         """Every run of the study, of every pair, each kind of model under one recipe."""
         if len(self.pairs) > 1:
-            return [run for pair in self.pairs for run in dataclasses.replace(self, pairs=(pair,)).grid()]
+            return [run for one in self._each_pair() for run in one.grid()]
         controls = ("scratch", *self.methods)
         crossed = self.methods if self.teacher_debias != "none" else ()
         return [
@@ -127,7 +128,7 @@ class Profile:
     def extras(self):
         """The runs beside the grid: methods under their published recipes, and the parts of KD++."""
         if len(self.pairs) > 1:
-            return [run for pair in self.pairs for run in dataclasses.replace(self, pairs=(pair,)).extras()]
+            return [run for one in self._each_pair() for run in one.extras()]
         return [
             *(run for method in self.published for run in self.as_published(method)),
             *(run for part in self.ablation().values() for run in part),
@@ -149,10 +150,15 @@ def published_recipe(method, teacher, student) -> dict:
     if method in ("kdpp", "dkdpp"):
         recipe |= dict(batch_size=128, lr=0.02 if small else 0.1, nesterov=True)
     if method == "kdpp":
-        recipe |= dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get((teacher, student), (None, None, None)), strict=True))
+        recipe |= kdpp_weights(teacher, student)
     if method == "dkd" and (teacher, student) == ("resnet56", "resnet20"):
         recipe |= dict(beta=2.0)
     return recipe
+
+
+def kdpp_weights(teacher, student) -> dict:
+    """KD++'s published weights for this pair; empty, so the method's own, where none were published."""
+    return dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get((teacher, student), ()), strict=False))
 
 
 # KD++'s published weights of cross-entropy, distillation, and norm and direction

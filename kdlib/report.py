@@ -158,7 +158,7 @@ def _section(reports, profile):
     )
 
 
-def publish(profile, command) -> Path:
+def publish(profile) -> Path:
     """Copy what a real run of `profile` found into `reports/published/<profile>`: its table, its figures and a README.md with
     the words, the command, commit, versions, device and date; return that folder. Raises ValueError without results."""
     from kdlib import literature, results, runs
@@ -176,10 +176,9 @@ def publish(profile, command) -> Path:
         shutil.copy(file, target)
     record = runs.stored_record(table["key"].iloc[0])
     versions = " · ".join(f"{name} {version}" for name, version in record["versions"].items())
-    trained_here = table["data"].isin(["cifar100"]).any()
     parts = [
         f"# Profile {profile}, as run",
-        f"Command: `{command}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
+        f"Command: `make all PROFILE={profile}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
         f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
         f"Versions: {versions}.",
         results.in_words(table),
@@ -188,7 +187,7 @@ def publish(profile, command) -> Path:
         "exceeds the noise floor at that level.",
         markdown(results.readable(table)),
     ]
-    if trained_here:
+    if (table["data"] == "cifar100").any():
         about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
         parts += [f"## Beside the literature\n\n{about}", markdown(literature.beside(table))]
     with replacing(target / "README.md") as temporary:

@@ -73,10 +73,15 @@ def paired(table, one, other, column="test_accuracy") -> dict:
         seeds = [side.index.tolist() for side in sides]
         raise ValueError(f"a paired test needs the same seeds once on both sides, got {seeds[0]} and {seeds[1]}")
     difference = sides[0] - sides[1]
-    (mean, half), n = interval(difference), len(difference)
-    error = difference.std() / np.sqrt(n)
-    p_value = float(2 * stdtr(n - 1, -abs(mean) / error)) if error > 1e-12 else np.nan  # undefined without spread
-    return {"difference": mean, "half": half, "p_value": p_value, "n": n}
+    mean, half = interval(difference)
+    return {"difference": mean, "half": half, "p_value": t_test(difference), "n": len(difference)}
+
+
+def t_test(differences) -> float:
+    """Two-sided p-value of Student's t-test that the mean of a few paired differences is 0; NaN where they have no spread."""
+    n = len(differences)
+    error = np.std(differences, ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    return float(2 * stdtr(n - 1, -abs(np.mean(differences)) / error)) if error > 1e-12 else np.nan
 
 
 def differences(table, pairs) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from kdlib import bias, data, debias, evaluate, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
-from kdlib.settings import WEIGHTS, Run, as_run, published_checkpoint
+from kdlib.settings import WEIGHTS, Run, as_run, load_data, published_checkpoint
 from kdlib.train import train
 
 __all__ = ["Run", "as_run", "class_means", "history", "load_model", "on_device", "predictions", "run", "stored",
@@ -111,7 +111,8 @@ def _train(this, log, checkpoint_seconds):
         bank, means = None, None
         if teacher is not None:
             bank = _bank(teacher, paths.runs_folder())
-            means = class_means(teacher).to(this.device) if this.method in ("kdpp", "dkdpp") else None
+            reads_means = "nd" in methods.method_options(this.method)
+            means = class_means(teacher).to(this.device) if reads_means else None
         method = methods.build_method(
             this.method,
             student_dim=model.embedding_dim,
@@ -234,7 +235,7 @@ def _debiaser(this, dataset, model):
 
 @functools.lru_cache(maxsize=8)
 def _images(name, skew, split, device, data_folder):
-    dataset = data.load(name) if skew is None else data.load(name, skew=skew)
+    dataset = load_data(name, skew)
     options = {"padding": dataset.padding, "flip": dataset.flip} if split == "train" else {}
     return Images(dataset.splits[split].images, dataset.mean, dataset.std, device=device, **options)
 

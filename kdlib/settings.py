@@ -112,8 +112,18 @@ class Run:
         usual = {name: None for name in WEIGHTS if name in known and getattr(self, name) == known[name]}
         run = dataclasses.replace(self, device=device, precision=precision, **usual)
         if self.weights == "published":  # nothing is trained, so nothing that trains matters
-            trained = ("seed", "epochs", "batch_size", "lr", "schedule", "momentum", "weight_decay", "nesterov")
-            run = dataclasses.replace(run, **{name: _defaults()[name] for name in trained}, test_every=1)
+            trained = (
+                "seed",
+                "epochs",
+                "batch_size",
+                "lr",
+                "schedule",
+                "momentum",
+                "weight_decay",
+                "nesterov",
+                "test_every",
+            )
+            run = dataclasses.replace(run, **{name: _defaults()[name] for name in trained})
         if self.method == "scratch":
             unread = [name for name, default in _defaults().items() if name.startswith("teacher_") and default is None]
             none = dict.fromkeys(("ramp", "temperature", *WEIGHTS, *unread))
@@ -142,7 +152,7 @@ class Run:
         ).resolved()
 
     def load_data(self):
-        return data.load(self.data) if self.skew is None else data.load(self.data, skew=self.skew)
+        return load_data(self.data, self.skew)
 
     @property
     def key(self) -> str:
@@ -163,6 +173,11 @@ def as_run(settings) -> Run:
         if name not in known:
             raise paths.near(name, known, "setting")
     return Run(**settings)
+
+
+def load_data(name, skew):
+    """The data set `name` with its own skew (None) or another."""
+    return data.load(name) if skew is None else data.load(name, skew=skew)
 
 
 def published_checkpoint(architecture):

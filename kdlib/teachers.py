@@ -65,7 +65,7 @@ class TeacherBank:
     is asked; the rest are plain forward passes, which a line says once."""
 
     def __init__(self, teacher, images, num_views, *, budget=6 << 30, log=print):
-        self.teacher, self.images, self.num_views, self.log = teacher.eval(), images, num_views, log
+        self.teacher, self.num_views, self.log = teacher.eval(), num_views, log
         device, entries = images.pixels.device, len(images) * num_views
         row = (teacher.num_classes + teacher.embedding_dim) * 4
         self.capacity, self.used = min(entries, budget // row), 0
@@ -84,10 +84,9 @@ class TeacherBank:
         if not len(missing):
             return Output(self.logits[place], self.embedding[place])
         self.forwards += len(missing)
-        if len(missing) == 1:  # a batch of one takes another kernel, whose rounding differs; two do not
-            output = Output(*(part[:1].float() for part in self.teacher(images[missing.expand(2)])))
-        else:
-            output = Output(*(part.float() for part in self.teacher(images[missing])))
+        # a batch of one takes another kernel, whose rounding differs; two do not
+        asked = missing if len(missing) > 1 else missing.expand(2)
+        output = Output(*(part[: len(missing)].float() for part in self.teacher(images[asked])))
         if self.used + len(missing) <= self.capacity:
             rows = torch.arange(self.used, self.used + len(missing), device=place.device)
             self.used += len(missing)

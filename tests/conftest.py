@@ -52,3 +52,19 @@ def tiny(monkeypatch, digits):
     monkeypatch.setattr(data, "load", lambda name, **options: small)
     assert paths.data_folder().exists()
     return small
+
+
+def damage_file(kind, file, manifest):
+    """Damage a cached file or its manifest in one of the ways that tests have in common."""
+    content = bytearray(file.read_bytes())
+    if kind == "truncated":
+        file.write_bytes(content[:-1000])
+    elif kind == "flipped byte":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif kind == "no manifest":
+        manifest.unlink()
+    elif kind == "bad manifest":
+        manifest.write_text("{")
+    else:
+        raise ValueError(kind)

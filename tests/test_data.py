@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import damage_file
 
 from kdlib import data, paths
 from kdlib.data import digits_s
@@ -100,18 +101,10 @@ def test_a_damaged_cache_is_prepared_again_with_a_word(damage, tmp_path, monkeyp
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
     data.load("digits_s")
     file, manifest = tmp_path / "digits_s.npz", tmp_path / "digits_s.json"
-    content = bytearray(file.read_bytes())
-    if damage == "truncated":
-        file.write_bytes(content[:-1000])
-    elif damage == "flipped byte":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif damage == "no manifest":
-        manifest.unlink()
-    elif damage == "bad manifest":
-        manifest.write_text("{")
-    else:
+    if damage == "other options":
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"options": {"skew": 0.7}}))
+    else:
+        damage_file(damage, file, manifest)
     again = data.load("digits_s")
     assert (again.train.images == digits.train.images).all()
     assert "preparing it again" in capsys.readouterr().err

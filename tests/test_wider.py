@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA
+from conftest import REAL_DATA, damage_file
 from PIL import Image
 
 from kdlib import data, paths
@@ -224,18 +224,10 @@ def test_a_prepared_set_is_opened_without_decoding_and_is_the_same(tree, monkeyp
 def test_damaged_images_are_decoded_again_with_a_word(damage, tree, capsys):
     first = data.load("wider", size=16)
     (file,) = paths.data_folder().glob("*.images.npy")
-    content = bytearray(file.read_bytes())
-    if damage == "truncated":
-        file.write_bytes(content[:-1000])
-    elif damage == "flipped byte":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif damage == "no manifest":
-        file.with_suffix(".json").unlink()
-    elif damage == "bad manifest":
-        file.with_suffix(".json").write_text("{")
-    else:
+    if damage == "missing":
         file.unlink()
+    else:
+        damage_file(damage, file, file.with_suffix(".json"))
     data._cached.cache_clear()
     capsys.readouterr()
     again = data.load("wider", size=16)

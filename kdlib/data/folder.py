@@ -50,8 +50,8 @@ def prepare(
     that does not fit and more unusable pictures; OSError where there is nothing."""
     named = {"group": group, "share": share, "split": split, "person": person}
     place, table_file = _resolve(path, table)
-    if size is not None and size < 8:
-        raise ValueError(f"size is the width in pixels, 8 or more; got {size}")
+    if size is not None:
+        pictures.check_size(size)
     if place.suffix == ".npz":
         classes, labels, columns, images = _from_arrays(place, named, size)
         left_out, where = (), str(place)

@@ -73,6 +73,12 @@ def decoded(name, pictures, size, leave_out):
     return open_mapped(file)[: len(kept)], kept, texts
 
 
+def check_size(size):
+    """Raise ValueError unless `size` can be the width of the prepared pictures."""
+    if size < 8:
+        raise ValueError(f"size is the width in pixels, 8 or more; got {size}")
+
+
 def open_mapped(file) -> np.memmap:
     """The array in an .npy file, memory-mapped; writing into it changes the copy in memory, never the file."""
     return np.load(file, mmap_mode="c")

@@ -55,8 +55,7 @@ def prepare(
         raise ValueError(f"label and group must differ; both are {label!r}")
     if skew is not None:
         check_skew(skew)
-    if size < 8:
-        raise ValueError(f"size is the width in pixels, 8 or more; got {size}")
+    pictures.check_size(size)
     found, place = _find()
     values = {name: parsed for name in found if (parsed := parse(Path(name).name))}
     wrong = tuple(f"{name}: its name is not age_gender_race_date" for name in found if name not in values)

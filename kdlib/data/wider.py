@@ -54,8 +54,7 @@ def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, le
     OSError where there are no annotations or images."""
     if classes not in (16, 30):
         raise ValueError(f"classes is 16, as merged by the earlier study, or 30, the scenes; got {classes}")
-    if size < 8:
-        raise ValueError(f"size is the width in pixels, 8 or more; got {size}")
+    pictures.check_size(size)
     places = [paths.data_folder() / name for name in ("wider", "WIDER")]
     folder = next((place for place in places if place.is_dir()), places[0])
     table, strata = annotations(folder, rule=rule), annotations(folder)
