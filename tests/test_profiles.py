@@ -75,5 +75,11 @@ def test_parts_of_kdpp_differ_in_what_their_names_say(name):
     assert len({run.teacher_run() for run in parts.values()}) == 1
 
 
+def test_twice_the_learning_rate_is_twice_the_students_own():
+    study = profiles.profile("cifar100", "resnet32x4->ShuffleV1")
+    own, twice = study.students("ckd")[0]["lr"], study.ablation()["KD++, twice the learning rate"][0]["lr"]
+    assert (own, twice) == (study.small_lr, 2 * study.small_lr)
+
+
 def changed(one, other):
     return {name for name, value in vars(one).items() if getattr(other, name) != value}
