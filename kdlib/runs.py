@@ -22,7 +22,7 @@ from kdlib.settings import WEIGHTS, Run, as_run, load_data, published_checkpoint
 from kdlib.train import train
 
 __all__ = ["Run", "as_run", "class_means", "history", "load_model", "on_device", "predictions", "run", "stored",
-           "stored_record"]  # fmt: skip
+           "stored_predictions", "stored_record"]  # fmt: skip
 
 
 def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
@@ -61,7 +61,12 @@ def stored_record(key) -> dict | None:
 
 def predictions(settings) -> dict:
     """Arrays of a finished run: val_logits (N, K) float32, val_labels, val_group (N,) int64, and the same for test."""
-    with np.load(as_run(settings).folder / "predictions.npz") as arrays:
+    return stored_predictions(as_run(settings).key)
+
+
+def stored_predictions(key) -> dict:
+    """As `predictions`, for a run's key."""
+    with np.load(paths.runs_folder() / key / "predictions.npz") as arrays:
         return dict(arrays)
 
 

@@ -1,0 +1,227 @@
+"""Which debiaser, and how strong: λ chosen on validation, the area under a debiaser's accuracy–bias front, and debiasers
+ranked by comparisons that are paired by method and seed.
+
+Validation chooses; the test figures of what it chose are then read, once. The front over all λ looks at test for each of
+them, so it says what a debiaser could do, not what one would have got."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib import data, runs
+from kdlib.results import NAMES, PLAIN, interval, labelled, plus_minus, select, t_test
+
+TOLERANCE = 0.01  # of validation accuracy, that a less biased λ may cost
+
+
+def rare_group_gap(y_true, y_pred, group, rare) -> float:
+    """Accuracy on images of their class's common group minus that on images of its rare group. NaN where either is empty.
+
+    y_true, y_pred, group: (N,); rare: (K,), the group that is rarer in each class in training, −1 where both are as common;
+    images of such a class and of an unknown group are left out."""
+    chosen = (group >= 0) & (rare[y_true] >= 0)
+    right, in_rare = (y_true == y_pred)[chosen], (group == rare[y_true])[chosen]
+    if not in_rare.any() or in_rare.all():
+        return np.nan
+    return float(right[~in_rare].mean() - right[in_rare].mean())
+
+
+def validation_bias(table) -> pd.DataFrame:
+    """The table with `val_bias`, what a λ is chosen by, and `criterion`, what that is: √U⁺ on validation where at least half of
+    the classes have two images in each group there, else the rare group's gap (U is not defined by single images)."""
+    dataset = runs.load_data(table["data"].iloc[0], *_data_options(table.iloc[0]))
+    counts = {name: data.class_by_group(dataset.splits[name], dataset, merged=True) for name in ("train", "val")}
+    there = counts["train"].any(axis=1)
+    if 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
+        return table.assign(val_bias=table["val_sqrt_u"].astype(float).clip(lower=0), criterion="√U⁺")
+    tied = (counts["train"] == counts["train"][:, :1]).all(axis=1)
+    rare = np.where(tied, -1, counts["train"].argmin(axis=1))
+    gaps = []
+    for key in table["key"]:
+        arrays = runs.stored_predictions(key)
+        labels, predicted = (
+            data.bias_labels(dataset, numbers) for numbers in (arrays["val_labels"], arrays["val_logits"].argmax(1))
+        )
+        gaps.append(rare_group_gap(labels, predicted, arrays["val_group"], rare))
+    return table.assign(val_bias=gaps, criterion="rare group's gap")
+
+
+def _data_options(row):
+    skew = row.get("skew")
+    options = [None if skew is None or pd.isna(skew) else float(skew)]
+    return [*options, row["data_options"]] if isinstance(row.get("data_options"), str) else options
+
+
+def students(table) -> pd.DataFrame:
+    """The rows that say what a debiaser does to a student: teachers, and students of debiased teachers, are left out."""
+    table = labelled(table)
+    return select(table[table["method"] != "teacher"], teacher_debias="none")
+
+
+def choose(table, tolerance=TOLERANCE) -> pd.DataFrame:
+    """The λ of each method × debiaser, by a rule that reads validation alone: among the λ, 0 included, whose accuracy on
+    validation is within `tolerance` of the best of them, that of the least `val_bias`, both means over seeds; of equals, the
+    smallest. Columns method, debias, lam, candidates, criterion. A debiaser without strength has nothing to choose.
+
+    table: of `validation_bias`. NaN counts as the worst."""
+    table = students(table)
+    rows = []
+    for (method, debias), own in table[table["debias"] != "none"].groupby(["method", "debias"], sort=False):
+        if (own["lam"] > 0).any():
+            own = pd.concat([select(table, **PLAIN, method=method), own])
+        means = own.groupby("lam")[["val_accuracy", "val_bias"]].mean()
+        near = means[means["val_accuracy"] >= means["val_accuracy"].max() - tolerance]["val_bias"].fillna(np.inf)
+        criterion = own["criterion"].iloc[0] if len(means) > 1 else "no λ"
+        rows.append(
+            {"method": method, "debias": debias, "lam": float(near.idxmin()), "candidates": len(means), "criterion": criterion}
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=["method", "debias", "lam", "candidates", "criterion"])
+
+
+def at_choice(table, chosen) -> pd.DataFrame:
+    """The table's rows of the chosen kinds, each under its debiaser's name even where λ = 0, plain distillation, was chosen;
+    and the plain ones."""
+    table = students(table)
+    parts = [select(table, **PLAIN)]
+    for choice in chosen.itertuples():
+        plain = choice.lam == 0 and choice.criterion != "no λ"
+        rows = select(table, method=choice.method, debias="none" if plain else choice.debias, lam=choice.lam)
+        parts.append(rows.assign(debias=choice.debias))
+    return pd.concat(parts)
+
+
+def hypervolume(accuracy, disparity, *, accuracy_from) -> float:
+    """The area that points dominate: all (a, d) with accuracy_from ≤ a ≤ accuracy and disparity ≤ d ≤ 1 of any point.
+
+    accuracy, disparity: arrays (n,); 0 without points, at most 1 − accuracy_from (one point of accuracy 1, without bias)."""
+    area, reached = 0.0, accuracy_from
+    points = sorted(zip(np.asarray(accuracy, float), np.asarray(disparity, float), strict=True))
+    for index, (right, _) in enumerate(points):
+        least = min(low for _, low in points[index:])
+        if right > reached and least < 1:
+            area += (right - reached) * (1 - least)
+            reached = right
+    return float(area)
+
+
+def areas(table, accuracy_from) -> pd.DataFrame:
+    """Hypervolume of each method × debiaser × seed over the rows of `table`; a degenerate model counts for nothing."""
+    rows = []
+    for (method, debias, seed), own in table.groupby(["method", "debias", "seed"], sort=False):
+        own = own[~own["test_degenerate"].astype(bool)]
+        area = hypervolume(own["test_accuracy"], own["test_mad"], accuracy_from=accuracy_from)
+        rows.append({"method": method, "debias": debias, "seed": seed, "area": area})
+    return pd.DataFrame(rows)
+
+
+def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
+    """A row per debiaser, best first, at the λ that validation chose: what it changes in test accuracy, MAD and √U against the
+    same method without it, its area (of that one point) and that of its whole front over λ, its mean rank by area
+    among the debiasers, and p (Holm) of the paired test against the first row's area. Methods are averaged within a
+    seed, so n is the number of seeds; intervals are Student's, 95 %.
+
+    accuracy_from: where the area begins, as the accuracy of the constant classifier."""
+    at = at_choice(table, chosen)
+    point = areas(at, accuracy_from)
+    everything = students(table)
+    strengths = everything[everything["debias"] != "none"]
+    plain = select(everything, **PLAIN)
+    with_plain = [  # a debiaser with a strength may be used at λ = 0 too
+        pd.concat([own, plain.assign(debias=debias)]) if (own["lam"] > 0).any() else own
+        for debias, own in strengths.groupby("debias", sort=False)
+    ]
+    front = areas(pd.concat(with_plain), accuracy_from)
+    ranks = point[point["debias"] != "none"].copy()
+    ranks["rank"] = ranks.groupby(["method", "seed"])["area"].rank(ascending=False)
+    rows = {}
+    for debias in strengths["debias"].unique():
+        own, changes = at[at["debias"] == debias], {}
+        for column in ("accuracy", "mad", "sqrt_u"):
+            sides = [part.set_index(["method", "seed"])[f"test_{column}"].astype(float) for part in (own, plain)]
+            changes[column] = (sides[0] - sides[1]).dropna().groupby("seed").mean()
+        rows[debias] = changes | {
+            "area": point[point["debias"] == debias].groupby("seed")["area"].mean(),
+            "front": front[front["debias"] == debias].groupby("seed")["area"].mean(),
+            "rank": ranks[ranks["debias"] == debias].groupby("seed")["rank"].mean(),
+            "degenerate": int(own["test_degenerate"].astype(bool).sum()),
+            "rows": len(own),
+        }
+    order = sorted(rows, key=lambda debias: -rows[debias]["area"].mean())
+    p_values = holm([t_test(rows[order[0]]["area"] - rows[debias]["area"]) for debias in order[1:]])
+    return pd.DataFrame(
+        _ranking_row(debias, rows[debias], p) for debias, p in zip(order, [None, *p_values], strict=True)
+    )
+
+
+def _ranking_row(debias, found, p_value):
+    def shown(name, sign="-"):
+        return plus_minus(*interval(found[name]), sign=sign)
+
+    return {
+        "debiaser": debias.replace("_", "-"),
+        "n": len(found["area"]),
+        "Δ accuracy": shown("accuracy", "+"),
+        "Δ MAD": shown("mad", "+"),
+        "Δ √U": shown("sqrt_u", "+"),
+        "area": shown("area"),
+        "area of the front": shown("front"),
+        "mean rank": plus_minus(*interval(found["rank"]), digits=2),
+        "p against the first": "" if p_value is None else "–" if np.isnan(p_value) else f"{p_value:.2g}",
+        "degenerate": f"{found['degenerate']} of {found['rows']}",
+    }
+
+
+def holm(p_values) -> list:
+    """Holm's (1979) step-down adjustment of p-values; NaN stay and are not counted."""
+    p_values = np.asarray(p_values, float)
+    adjusted, order = np.full(len(p_values), np.nan), np.argsort(p_values)
+    order = [index for index in order if not np.isnan(p_values[index])]
+    reached = 0.0
+    for done, index in enumerate(order):
+        reached = max(reached, min(1.0, (len(order) - done) * p_values[index]))
+        adjusted[index] = reached
+    return adjusted.tolist()
+
+
+def halved(table, chosen) -> pd.DataFrame:
+    """Per method: which debiasers, at the λ that validation chose, bring MAD to half or less with the 95 % interval of the
+    paired difference below zero and at most one point of accuracy lost."""
+    at = at_choice(table, chosen)
+    rows = []
+    for method in at["method"].unique():
+        plain = select(at, method=method, debias="none").set_index("seed")
+        helping = []
+        for debias in chosen.loc[chosen["method"] == method, "debias"]:
+            own = select(at, method=method, debias=debias).set_index("seed")
+            mad, half = interval((own["test_mad"] - plain["test_mad"]).astype(float))
+            accuracy = float((own["test_accuracy"] - plain["test_accuracy"]).mean())
+            before = float(plain["test_mad"].mean())
+            if before + mad <= before / 2 and mad + half < 0 and accuracy >= -0.01:
+                helping.append((before + mad, f"{debias.replace('_', '-')} ({before + mad:.3f}, {accuracy:+.3f})"))
+        listed = "; ".join(text for _, text in sorted(helping)) or "none"
+        rows.append(
+            {"method": NAMES.get(method, method), "MAD without": f"{plain['test_mad'].mean():.3f}",
+             "halved by (MAD, change of accuracy)": listed}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def constant_accuracy(labels) -> float:
+    """Accuracy of the classifier that always names the commonest class of labels (N,)."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def against(table, chosen, one, others) -> pd.DataFrame:
+    """Debiaser `one` against each of `others` at their chosen λ, per data set: paired differences of test accuracy, MAD and √U,
+    methods averaged within a seed, with Student's 95 % interval and p."""
+    at = at_choice(table, chosen)
+    rows = []
+    for other in others:
+        row = {"pair": f"{one.replace('_', '-')} − {other.replace('_', '-')}"}
+        for column in ("accuracy", "mad", "sqrt_u"):
+            sides = [at[at["debias"] == name].set_index(["method", "seed"])[f"test_{column}"] for name in (one, other)]
+            change = (sides[0] - sides[1]).astype(float).dropna().groupby("seed").mean()
+            row["n"] = len(change)
+            row[column] = plus_minus(*interval(change), sign="+")
+            row[f"p ({column})"] = f"{t_test(change):.2g}"
+        rows.append(row)
+    return pd.DataFrame(rows)

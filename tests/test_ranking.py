@@ -1,0 +1,171 @@
+"""Choosing λ on validation, areas under accuracy–bias fronts, and debiasers ranked by paired comparisons."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdlib import data, ranking, runs
+
+
+def row(
+    debias="none", lam=0.0, seed=0, accuracy=0.8, mad=0.3, *, val_accuracy=None, val_bias=None, method="ckd", **more
+):
+    base = {
+        "method": method, "debias": debias, "lam": lam, "seed": seed, "teacher_debias": "none", "teacher_lam": 0.0,
+        "key": f"{method}{debias}{lam}{seed}", "teacher_key": f"t{seed}", "test_accuracy": accuracy, "test_mad": mad,
+        "test_sqrt_u": mad, "test_degenerate": False, "criterion": "√U⁺",
+        "val_accuracy": accuracy if val_accuracy is None else val_accuracy, "val_bias": mad if val_bias is None else val_bias,
+    }  # fmt: skip
+    return base | more
+
+
+def grid(*kinds, seeds=3):
+    """Rows over seeds: kinds are (debias, lam, val_accuracy, val_bias, test_accuracy, test_mad)."""
+    return pd.DataFrame(
+        row(debias, lam, seed, accuracy + seed / 1000, mad + seed / 500, val_accuracy=val_accuracy, val_bias=val_bias)
+        for debias, lam, val_accuracy, val_bias, accuracy, mad in kinds
+        for seed in range(seeds)
+    )
+
+
+def test_the_least_biased_within_a_point_of_the_best_validation_accuracy_is_chosen():
+    table = grid(
+        ("none", 0.0, 0.80, 0.30, 0.8, 0.3),
+        ("critic", 1.0, 0.805, 0.20, 0.8, 0.2),
+        ("critic", 10.0, 0.797, 0.10, 0.8, 0.1),  # within a point, the least biased
+        ("critic", 50.0, 0.78, 0.01, 0.8, 0.0),  # fairer, but too costly
+    )
+    assert ranking.choose(table)["lam"].tolist() == [10.0]
+    assert ranking.choose(table, tolerance=0.001)["lam"].tolist() == [1.0]
+    assert ranking.choose(table, tolerance=0.5)["lam"].tolist() == [50.0]
+
+
+def test_the_choice_does_not_look_at_test():
+    table = grid(
+        ("none", 0.0, 0.8, 0.3, 0.8, 0.3), ("critic", 1.0, 0.8, 0.2, 0.8, 0.2), ("critic", 9.0, 0.8, 0.1, 0.8, 0.1)
+    )
+    chosen = ranking.choose(table)
+    wild = table.assign(test_accuracy=table["test_accuracy"][::-1].to_numpy(), test_mad=0.0, test_sqrt_u=np.nan)
+    pd.testing.assert_frame_equal(ranking.choose(wild), chosen)
+
+
+def test_no_debiasing_is_among_the_choices_and_undefined_bias_is_the_worst():
+    table = grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0))
+    assert ranking.choose(table)["lam"].tolist() == [0.0]
+    table = grid(("none", 0.0, 0.9, np.nan, 0.9, 0.3), ("critic", 1.0, 0.9, 0.5, 0.7, 0.0))
+    assert ranking.choose(table)["lam"].tolist() == [1.0]
+    at = ranking.at_choice(grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0)), ranking.choose(
+        grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0))
+    ))  # fmt: skip
+    assert (
+        at[at["debias"] == "critic"]["test_accuracy"].tolist() == at[at["debias"] == "none"]["test_accuracy"].tolist()
+    )
+
+
+def test_a_debiaser_without_strength_has_nothing_to_choose():
+    table = grid(("none", 0.0, 0.9, 0.1, 0.9, 0.3), ("domain_independent", 0.0, 0.5, 0.9, 0.9, 0.1))
+    chosen = ranking.choose(table)
+    assert chosen[["lam", "candidates", "criterion"]].values.tolist() == [[0.0, 1, "no λ"]]
+    at = ranking.at_choice(table, chosen)
+    assert at[at["debias"] == "domain_independent"]["test_mad"].tolist() == pytest.approx([0.1, 0.102, 0.104])
+
+
+def test_hypervolume_of_rectangles_by_hand():
+    assert ranking.hypervolume([0.8], [0.2], accuracy_from=0.1) == pytest.approx(0.7 * 0.8)
+    assert ranking.hypervolume([0.8, 0.6], [0.2, 0.1], accuracy_from=0.1) == pytest.approx(0.5 * 0.9 + 0.2 * 0.8)
+    assert ranking.hypervolume([0.8, 0.6], [0.2, 0.3], accuracy_from=0.1) == pytest.approx(
+        0.7 * 0.8
+    )  # the second adds nothing
+    assert ranking.hypervolume([], [], accuracy_from=0.1) == 0
+    assert ranking.hypervolume([0.05], [0.0], accuracy_from=0.1) == 0  # worse than the constant classifier
+
+
+points = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=6)
+
+
+@given(points, st.floats(0, 0.9))
+def test_hypervolume_is_the_share_of_a_fine_grid_that_is_dominated(found, start):
+    accuracy, disparity = np.array(found).reshape(-1, 2).T
+    a, d = np.meshgrid(np.linspace(start, 1, 201), np.linspace(0, 1, 201))
+    dominated = ((a[..., None] <= accuracy) & (d[..., None] >= disparity)).any(-1).mean() * (1 - start)
+    area = ranking.hypervolume(accuracy, disparity, accuracy_from=start)
+    assert area == pytest.approx(dominated, abs=0.02)
+    more = ranking.hypervolume([*accuracy, 0.5], [*disparity, 0.5], accuracy_from=start)
+    assert more >= area - 1e-12
+
+
+def test_holm_as_published():
+    assert ranking.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert ranking.holm([0.9, 0.8]) == [1.0, 1.0]
+    adjusted = ranking.holm([np.nan, 0.02])
+    assert np.isnan(adjusted[0])
+    assert adjusted[1] == 0.02
+
+
+def study():
+    kinds = [
+        ("none", 0.0, 0.8, 0.3, 0.80, 0.30),
+        ("good", 0.0, 0.8, 0.1, 0.82, 0.10),
+        ("poor", 0.0, 0.8, 0.3, 0.79, 0.29),
+    ]
+    return pd.concat([grid(*kinds), grid(*kinds).assign(method="rkd")])
+
+
+def test_the_ranking_is_by_area_and_paired():
+    table = study()
+    ranked = ranking.ranking(table, ranking.choose(table), accuracy_from=0.1)
+    assert ranked["debiaser"].tolist() == ["good", "poor"]
+    assert ranked["mean rank"].tolist() == ["1.00 ± 0.00", "2.00 ± 0.00"]
+    assert ranked["n"].tolist() == [3, 3]
+    assert ranked["Δ MAD"].str.split(" ").str[0].tolist() == ["-0.200", "-0.010"]
+    assert ranked["Δ accuracy"].str.split(" ").str[0].tolist() == ["+0.020", "-0.010"]
+
+
+def test_a_degenerate_model_is_worth_no_area():
+    table = study()
+    table.loc[table["debias"] == "good", "test_degenerate"] = True
+    ranked = ranking.ranking(table, ranking.choose(table), accuracy_from=0.1)
+    assert ranked["debiaser"].tolist() == ["poor", "good"]
+    assert ranked["degenerate"].tolist() == ["0 of 6", "6 of 6"]
+
+
+def test_who_halves_the_bias():
+    table = study()
+    halved = ranking.halved(table, ranking.choose(table))
+    assert halved["halved by (MAD, change of accuracy)"].str.startswith("good (0.102").all()
+    costly = table.assign(test_accuracy=table["test_accuracy"].where(table["debias"] != "good", 0.7))
+    assert set(ranking.halved(costly, ranking.choose(costly))["halved by (MAD, change of accuracy)"]) == {"none"}
+
+
+def test_one_debiaser_against_others():
+    table = study()
+    found = ranking.against(table, ranking.choose(table), "poor", ["good"]).iloc[0]
+    assert found["mad"].startswith("+0.190")
+    assert found["n"] == 3
+
+
+def test_rare_group_gap_by_hand():
+    rare = np.array([0, 1, -1])
+    labels, group = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([1, 1, 0, 0, 0, 1, 1])
+    predicted = np.array([0, 1, 1, 1, 1, 1, 0])  # common: 3 of 4; rare: 1 of 2; class 2 has no rare group
+    assert ranking.rare_group_gap(labels, predicted, group, rare) == pytest.approx(0.25)
+    assert np.isnan(ranking.rare_group_gap(labels[:2], predicted[:2], group[:2], rare))
+    assert ranking.rare_group_gap(labels, predicted, np.where(group == 0, 0, -1), rare) == pytest.approx(1.0)
+
+
+def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits, monkeypatch):
+    monkeypatch.setattr(runs, "load_data", lambda *options: digits)
+    arrays = {"val_labels": digits.val.labels, "val_group": digits.val.group}
+    guesses = np.eye(10)[digits.val.labels]
+    rare = data.class_by_group(digits.train, digits).argmin(1)
+    guesses[digits.val.group == rare[digits.val.labels]] = np.eye(10)[3]  # wrong wherever the group is rare, but for 3
+    monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays | {"val_logits": guesses})
+    table = pd.DataFrame([row(data="digits_s", skew=None, val_sqrt_u=-0.2)])
+    found = ranking.validation_bias(table).iloc[0]
+    assert found["criterion"] == "rare group's gap"
+    assert found["val_bias"] == pytest.approx(0.9)
+    monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
+    found = ranking.validation_bias(table).iloc[0]
+    assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
