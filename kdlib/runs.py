@@ -132,12 +132,13 @@ def _train(this, log, checkpoint_seconds):
         if debiaser and debiaser.head:
             models.set_head(model, debiaser.head)
 
-        def accuracy(name):
-            return evaluate.accuracy(evaluate.predict(model, images[name]).logits, labels[name])
-
         def validate(epoch):
             look = epoch % this.test_every == 0 or epoch == this.epochs
-            return {"val_accuracy": accuracy("val"), "test_accuracy": accuracy("test") if look else float("nan")}
+            names = ("val", "test") if look else ("val",)
+            logits = {name: evaluate.predict(model, images[name]).logits for name in names}
+            figures = {f"{name}_accuracy": evaluate.accuracy(logits[name], labels[name]) for name in names}
+            seen = {"val_mad": _mad(dataset, dataset.val, logits["val"].argmax(1).cpu().numpy())}
+            return {"test_accuracy": float("nan")} | figures | seen
 
         checkpoint = this.folder / "checkpoint.pt"
         if this.weights == "published":
@@ -213,6 +214,14 @@ def _finish(this, dataset, model, images, rows):
         pd.DataFrame(rows).to_csv(temporary, index=False)
     paths.write_json(folder / "record.json", record)
     return paths.plain(record)
+
+
+def _mad(dataset, split, predicted):
+    """MAD on a split, to be watched over epochs; NaN where the attribute has no two groups."""
+    if set(np.unique(split.group)) - {-1, 0, 1}:
+        return float("nan")
+    pair = (data.bias_labels(dataset, numbers) for numbers in (split.labels, predicted))
+    return bias.mean_absolute_disparity(*pair, split.group, num_classes=len(data.bias_classes(dataset)))
 
 
 def _method_options(this):
