@@ -5,7 +5,7 @@ A profile's methods return lists of settings (dicts of `Run`'s fields), one per 
 import dataclasses
 from dataclasses import dataclass
 
-from kdlib import paths
+from kdlib import methods, paths
 from kdlib.paths import near
 
 
@@ -27,6 +27,7 @@ class Profile:
     published: tuple = ()  # methods that are also trained as published
     ablated: bool = False  # whether KD++ is taken apart
     small_lr: float | None = None  # the learning rate of MobileNet and ShuffleNet students, if they have their own
+    temperatures: tuple = ()  # at which methods that soften logits are trained too
 
     def of(self, pair):
         """This profile for one of its pairs, as "resnet56->resnet20"; "" is the first. ValueError where it has no such."""
@@ -91,6 +92,14 @@ class Profile:
             run for teacher in choices for student in choices for run in self.students(method, student, 0.0, teacher)
         ]
 
+    def tempered(self, method):
+        """{temperature: runs} of the method's student; empty for a method without one, and where the profile has none."""
+        options = methods.method_options(method)
+        if "temperature" not in options or not options.get("kd", 1.0):
+            return {}
+        own = options["temperature"]
+        return {each: self.students(method, temperature=None if each == own else each) for each in self.temperatures}
+
     def ablation(self):
         """{name: runs}: from CKD to KD++ as published, so that what its norm-and-direction term brings can be told from what
         its weights and its optimiser bring. Empty unless the profile is `ablated`."""
@@ -128,12 +137,13 @@ class Profile:
         ]
 
     def extras(self):
-        """The runs beside the grid: methods under their published recipes, and the parts of KD++."""
+        """The runs beside the grid: methods under their published recipes, the parts of KD++, and other temperatures."""
         if len(self.pairs) > 1:
             return [run for one in self._each_pair() for run in one.extras()]
         return [
             *(run for method in self.published for run in self.as_published(method)),
             *(run for part in self.ablation().values() for run in part),
+            *(run for method in self.methods for part in self.tempered(method).values() for run in part),
         ]
 
 
