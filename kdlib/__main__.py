@@ -7,16 +7,27 @@ import sys
 import types
 import typing
 
+# fields of Run that a profile's grid sets itself
+VARIED = (
+    "student", "teacher", "method", "debias", "lam", "teacher_debias", "teacher_lam", "seed", "ce", "kd", "nd", "beta",
+)  # fmt: skip
+
 
 def main(arguments=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m kdlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_run(commands.add_parser("run", help="train one network; the last line printed is its record, as JSON"))
+    run = commands.add_parser("run", help="train one network; the last line printed is its record, as JSON")
+    _add_fields(run, _fields())
     sweep = commands.add_parser("sweep", help="finish every run of a profile")
     sweep.add_argument("--profile", default="quick")
     sweep.add_argument("--engine", default="local")
     sweep.add_argument("--address", help="of a Ray cluster")
     sweep.add_argument("--workers", type=int, help="processes of the local engine (default: one per core)")
+    sweep.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="in place of the profile's")
+    changes = sweep.add_argument_group(
+        "settings in place of the profile's", "for students and teachers alike, but for those that begin with teacher"
+    )
+    _add_fields(changes, [name for name in _fields() if name not in VARIED], default=argparse.SUPPRESS)
     fetch = commands.add_parser(
         "fetch",
         help="download and check published teachers (without them, teachers are trained here), or WIDER from S3",
@@ -42,30 +53,43 @@ def main(arguments=None) -> int:
     return 0
 
 
-def _add_run(parser):
-    from kdlib.runs import Run
+def _fields():
+    """{name: dataclass field} of Run's."""
+    from kdlib.settings import Run
+
+    return {field.name: field for field in dataclasses.fields(Run)}
+
+
+def _add_fields(parser, names, **default):
+    """A flag for each of these fields of Run, with its own default or another."""
+    from kdlib.settings import Run
 
     hints = typing.get_type_hints(Run)
-    for field in dataclasses.fields(Run):
-        kind = hints[field.name]
+    for name in names:
+        kind = hints[name]
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        parser.add_argument("--" + field.name.replace("_", "-"), default=field.default, **options)
+        options |= {"default": _fields()[name].default} | default
+        parser.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def _given(chosen):
+    """The fields of Run that are among the arguments."""
+    return {name: getattr(chosen, name) for name in _fields() if hasattr(chosen, name)}
 
 
 def _run(chosen):
-    from kdlib.runs import Run, run
+    from kdlib.runs import run
 
-    settings = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(Run)}
-    print(json.dumps(run(settings)))
+    print(json.dumps(run(_given(chosen))))
 
 
 def _sweep(chosen):
     from kdlib.profiles import profile
     from kdlib.sweep import sweep
 
-    study = profile(chosen.profile, "all")
+    study = profile(chosen.profile, "all").changed(chosen.seeds, **_given(chosen))
     table = sweep(study.grid() + study.extras(), chosen.engine, workers=chosen.workers, address=chosen.address)
     print(f"{len(table)} runs of profile {chosen.profile} are in the store")
 

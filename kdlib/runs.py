@@ -101,7 +101,8 @@ def class_means(settings) -> torch.Tensor:
 def on_device(settings, split, *, device=None) -> Images:
     """The images of a split of the run's data, on its device, with its augmentation; kept for the next run."""
     this = as_run(settings).resolved()
-    return _images(this.data, this.skew, split, device or this.device, paths.data_folder())
+    of = this.data, this.skew, this.data_options
+    return _images(of, split, device or this.device, paths.data_folder())
 
 
 def _train(this, log, checkpoint_seconds):
@@ -111,7 +112,9 @@ def _train(this, log, checkpoint_seconds):
     labels = {name: torch.from_numpy(split.labels).to(this.device) for name, split in dataset.splits.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(this.seed)
-        model = models.fast_layout(models.build_model(this.student, classes).to(this.device))
+        start = "DEFAULT" if this.weights == "imagenet" else None
+        model = models.build_model(this.student, classes, weights=start)
+        model = models.fast_layout(model.to(this.device))
         torch.manual_seed(this.seed + 1)  # whatever the network drew, method and debiaser start alike
         bank, means = None, None
         if teacher is not None:
@@ -159,6 +162,7 @@ def _train(this, log, checkpoint_seconds):
             momentum=this.momentum,
             weight_decay=this.weight_decay,
             nesterov=this.nesterov,
+            optimizer=this.optimizer,
             schedule=this.schedule,
             precision=this.precision,
             validate=validate,
@@ -248,8 +252,8 @@ def _debiaser(this, dataset, model):
 
 
 @functools.lru_cache(maxsize=8)
-def _images(name, skew, split, device, data_folder):
-    dataset = load_data(name, skew)
+def _images(of, split, device, data_folder):
+    dataset = load_data(*of)
     options = {"padding": dataset.padding, "flip": dataset.flip} if split == "train" else {}
     return Images(dataset.splits[split].images, dataset.mean, dataset.std, device=device, **options)
 

@@ -10,12 +10,13 @@ import torch
 
 from kdlib import data, debias, methods, models, paths
 from kdlib.models import published
-from kdlib.train import SCHEDULES
+from kdlib.train import OPTIMIZERS, SCHEDULES
 
 RESULTS = 2  # raise when the same settings would give other results; old records are then no longer found
 PRECISIONS = ("auto", "float32", "bfloat16")
 WEIGHTS = ("ce", "kd", "nd", "beta")
-WEIGHTS_FROM = ("none", "published")
+WEIGHTS_FROM = ("none", "imagenet", "published")
+ADDED = ("data_options", "optimizer")  # fields later than the first results: no part of a key at their defaults
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Run:
     """Settings of one run, checked on creation (ValueError says what is wrong). None means: as the field's comment says."""
 
     data: str = "digits_s"
+    data_options: str = ""  # of the data set's function, as "label=race, size=32"
     student: str = "convnet_8"  # the network that is trained
     teacher: str = "convnet_32"  # trained first, as a run of its own; unused by method scratch
     method: str = "ckd"
@@ -38,7 +40,8 @@ class Run:
     device: str = "auto"  # CUDA where there is one
     threads: int = 1  # of a CPU; another number gives other last bits, and a sweep fills the cores with runs instead
     schedule: str = "one_cycle"
-    momentum: float = 0.9
+    optimizer: str = "sgd"
+    momentum: float = 0.9  # Adam's β₁
     weight_decay: float = 5e-4
     nesterov: bool = False  # of the student; teachers train without
     test_every: int = 1  # epochs between looks at test for `test_accuracy_best_epoch`, which nothing else reads
@@ -54,20 +57,26 @@ class Run:
     teacher_lr: float | None = None  # None: the student's
     teacher_batch_size: int | None = None  # None: the student's
     teacher_schedule: str | None = None  # None: the student's
-    weights: str = "none"  # "published": the fetched checkpoint as it is, without training
+    # "imagenet": training starts from torchvision's weights; "published": the fetched checkpoint as it is, without training
+    weights: str = "none"
     teacher_weights: str = "none"
 
     def __post_init__(self):
         known = {"data": data.SOURCES, "method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        known |= {"optimizer": OPTIMIZERS}
         known |= {"weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM, "teacher_schedule": (None, *SCHEDULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
         debias.check(self.debias, self.lam)
         debias.check(self.teacher_debias, self.teacher_lam)
-        _check_network(self.student)
+        if "skew" in data.parse_options(self.data, self.data_options) and self.skew is not None:
+            raise ValueError(f"the skew is given twice: {self.skew} and in data_options, {self.data_options!r}")
+        if self.optimizer != "sgd" and self.nesterov:
+            raise ValueError("nesterov is for the optimizer sgd")
+        _check_network(self.student, self.weights)
         if self.method != "scratch":
-            _check_network(self.teacher)
+            _check_network(self.teacher, self.teacher_weights)
         least = {
             "seed": 0,
             "epochs": 1,
@@ -97,7 +106,7 @@ class Run:
             (self.method, self.debias, self.weights),
             ("scratch", self.teacher_debias, self.teacher_weights),
         ):
-            if weights != "none" and (method, debias_) != ("scratch", "none"):
+            if weights == "published" and (method, debias_) != ("scratch", "none"):
                 raise ValueError("published weights are taken as they are: use method scratch and no debiaser for them")
         if self.device != "auto":
             torch.device(self.device)
@@ -110,7 +119,8 @@ class Run:
             precision = "bfloat16" if device.startswith("cuda") else "float32"
         known = methods.method_options(self.method)
         usual = {name: None for name in WEIGHTS if name in known and getattr(self, name) == known[name]}
-        run = dataclasses.replace(self, device=device, precision=precision, **usual)
+        options = data.option_text(self.data, self.data_options)
+        run = dataclasses.replace(self, device=device, precision=precision, data_options=options, **usual)
         if self.weights == "published":  # nothing is trained, so nothing that trains matters
             trained = (
                 "seed",
@@ -118,6 +128,7 @@ class Run:
                 "batch_size",
                 "lr",
                 "schedule",
+                "optimizer",
                 "momentum",
                 "weight_decay",
                 "nesterov",
@@ -152,7 +163,7 @@ class Run:
         ).resolved()
 
     def load_data(self):
-        return load_data(self.data, self.skew)
+        return load_data(self.data, self.skew, self.data_options)
 
     @property
     def key(self) -> str:
@@ -175,9 +186,10 @@ def as_run(settings) -> Run:
     return Run(**settings)
 
 
-def load_data(name, skew):
-    """The data set `name` with its own skew (None) or another."""
-    return data.load(name) if skew is None else data.load(name, skew=skew)
+def load_data(name, skew=None, data_options=""):
+    """The data set `name` with its own skew (None) or another, and other options as a run's `data_options` give them."""
+    options = data.parse_options(name, data_options)
+    return data.load(name, **options) if skew is None else data.load(name, skew=skew, **options)
 
 
 def published_checkpoint(architecture):
@@ -201,20 +213,29 @@ def _defaults():
 
 
 @functools.cache
-def _check_network(name):
+def _check_network(name, weights):
     with torch.device("meta"):  # shapes only, no memory
         models.build_model(name, 2)
+    if weights == "imagenet":
+        models.imagenet_file(name)
 
 
 @functools.cache
 def _key(run, data_folder):
     teacher = run.teacher_run()
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(run).items()
+        if name not in ADDED or value != _defaults()[name]
+    }
     content = {
         "results": RESULTS,
-        "settings": dataclasses.asdict(run),
+        "settings": settings,
         "data": run.load_data().fingerprint,
         "teacher": teacher and teacher.key,
     }
     if run.weights == "published":
         content["weights"] = paths.sha256(published_checkpoint(run.student))
+    if run.weights == "imagenet":
+        content["weights"] = models.imagenet_file(run.student)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

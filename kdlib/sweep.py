@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 import pandas as pd
 import torch
 
-from kdlib import paths, runs
+from kdlib import models, paths, runs
 from kdlib.settings import WEIGHTS
 
 ENGINES = ("local", "ray")
@@ -31,6 +31,8 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     todo = [run for run in every if runs.stored(run) is None]
     if todo:
         paths.make_folder(paths.runs_folder())
+        for network in {run.student for run in every if run.weights == "imagenet"}:
+            models.build_model(network, 2, weights="DEFAULT")  # once: where they cannot be had, nothing is trained
         teachers = {run.teacher_run() for run in todo} - {None}
         missing = sorted((run for run in teachers if runs.stored(run) is None), key=lambda run: run.key)
         others = [run for run in todo if run not in teachers]

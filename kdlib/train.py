@@ -10,6 +10,7 @@ from kdlib import paths
 from kdlib.augment import draw_order, draw_views, number_of_views
 from kdlib.debias import Batch, Debiaser
 
+OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("one_cycle", "step", "step_rkd", "constant")
 STEPS = {"step": (0.1, (150, 180, 210), 240), "step_rkd": (0.2, (60, 120, 160), 200)}  # factor, after which epochs, of
 
@@ -34,6 +35,7 @@ def train(
     momentum=0.9,
     weight_decay=5e-4,
     nesterov=False,
+    optimizer="sgd",
     schedule="one_cycle",
     precision="float32",
     validate=lambda epoch: {},
@@ -58,9 +60,11 @@ def train(
     device = images.pixels.device
     extra = [module for module in (method.module,) if module is not None]
     trained = torch.nn.ModuleList([model, *extra])
-    optimizer = torch.optim.SGD(
-        trained.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
-    )
+    recipe = {"lr": lr, "weight_decay": weight_decay, "fused": True}
+    if optimizer == "adam":
+        optimizer = torch.optim.Adam(trained.parameters(), betas=(momentum, 0.999), **recipe)
+    else:
+        optimizer = torch.optim.SGD(trained.parameters(), momentum=momentum, nesterov=nesterov, **recipe)
     views = number_of_views(images.padding, images.flip)
     steps = len(batches(torch.arange(len(images)), batch_size))
     scheduler = build_schedule(schedule, optimizer, lr=lr, epochs=epochs, steps=steps)

@@ -81,5 +81,37 @@ def test_twice_the_learning_rate_is_twice_the_students_own():
     assert (own, twice) == (study.small_lr, 2 * study.small_lr)
 
 
+@pytest.mark.parametrize("name", ["wider", "faces", "faces_short"])
+def test_profiles_of_people_hold_what_the_study_asks_of_them(name):
+    study = profiles.profile(name, "all")
+    runs = {as_run(settings).resolved() for settings in study.grid() + study.extras()}
+    assert {run.method for run in runs} == {"scratch", "ckd", "rkd", "ctkd", "kdpp"}
+    assert {"critic", "domain_independent"} <= set(study.debias)
+    assert len(study.seeds) >= {"wider": 5}.get(name, 3)
+    assert {run.teacher_run() for run in runs} - {None} <= runs, "teachers are runs of the grid"
+    for run in runs:
+        assert (run.data, run.weights) == (("wider", "imagenet") if name == "wider" else ("utkface", "none"))
+    if name == "wider":
+        teacher, student = (study.teachers()[0], study.students("ckd")[0])
+        assert (teacher["student"], student["student"]) == ("efficientnet_b3", "efficientnet_b0")
+        assert (teacher["lr"], student["lr"]) == (5e-4, 1e-4)
+        assert len(study.debias["critic"]) >= 3
+
+
+def test_a_changed_profile_changes_students_and_teachers_alike():
+    study = profiles.profile("wider").changed(seeds=[7], weights="none", epochs=2)
+    (teacher,), (student,) = study.teachers(), study.students("ckd")
+    for run in map(as_run, (teacher, student)):
+        assert (run.weights, run.epochs, run.seed) == ("none", 2, 7)
+    assert as_run(student).resolved().teacher_run() == as_run(teacher).resolved()
+    assert (teacher["lr"], student["lr"]) == (5e-4, 1e-4), "what is not named stays"
+    apart = profiles.profile("wider").changed(epochs=2, teacher_epochs=3)
+    assert [runs[0]["epochs"] for runs in (apart.teachers(), apart.students("ckd"))] == [3, 2]
+    small = profiles.profile("cifar100", "resnet32x4->ShuffleV2").changed(lr=0.5)
+    assert small.students("ckd")[0]["lr"] == small.teachers()[0]["lr"] == 0.5
+    assert small.published == (), "a published recipe with other settings is none"
+    assert profiles.profile("quick").changed() == profiles.profile("quick")
+
+
 def changed(one, other):
     return {name for name, value in vars(one).items() if getattr(other, name) != value}

@@ -13,6 +13,7 @@ import pytest
 
 import kdlib as kdlib_package
 from kdlib import paths, profiles, report
+from kdlib.__main__ import main
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
@@ -158,6 +159,27 @@ def test_wrong_input_gets_one_sentence_and_a_status(arguments, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_settings_given_to_a_sweep_take_the_place_of_the_profiles(monkeypatch, capsys):
+    seen = {}
+    monkeypatch.setattr(
+        "kdlib.sweep.sweep", lambda runs, engine, **options: seen.update(runs=runs, engine=engine) or runs
+    )
+    line = "sweep --profile wider --weights none --epochs 2 --seeds 3 4 --data-options size=64,classes=30"
+    assert main(line.split()) == 0
+    assert (
+        seen["runs"]
+        == profiles.profile("wider", "all")
+        .changed((3, 4), weights="none", epochs=2, data_options="size=64,classes=30")
+        .grid()
+    )
+    assert {run["weights"] for run in seen["runs"]} == {"none"}
+    assert main(["sweep", "--profile", "wider"]) == 0
+    assert {run["weights"] for run in seen["runs"]} == {"imagenet"}
+    with pytest.raises(SystemExit):
+        main(["sweep", "--method", "ckd"])
+    assert "--method" in capsys.readouterr().err
 
 
 def test_the_last_line_of_a_run_is_its_record(shared_data, digits):

@@ -1,6 +1,7 @@
 """Runs and their store: checked settings, keys, atomic records, nothing trained twice, resumption after a kill."""
 
 import dataclasses
+import hashlib
 import json
 import signal
 import subprocess
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import paths, runs
+from kdlib import data, paths, runs, settings
 from kdlib.runs import Run, run
+from kdlib.sweep import sweep
 
 SMALL = {"student": "convnet_4", "teacher": "convnet_8", "epochs": 2}
 
@@ -88,6 +90,7 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
         "epochs": 3, "batch_size": 32, "lr": 0.01, "precision": "bfloat16", "schedule": "step", "momentum": 0.8, "threads": 2,
         "weight_decay": 0.0, "nesterov": True, "ramp": 2, "temperature": 2.0, "teacher_seed": 5, "teacher_epochs": 1,
         "teacher_lr": 0.01, "teacher_batch_size": 32, "teacher_schedule": "constant", "kd": 2.0, "ce": 0.5,
+        "optimizer": "adam", "data_options": "skew=0.9",
     }  # fmt: skip
     keys = {dataclasses.replace(base, **{name: value}).key for name, value in changes.items()} | {base.key}
     assert len(keys) == len(changes) + 1
@@ -95,8 +98,74 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
     assert dataclasses.replace(base, method="scratch").key == Run(student="convnet_4", epochs=2, method="scratch").key
 
 
+def test_fields_added_later_leave_old_keys_as_they_were(tiny):
+    old = dataclasses.asdict(Run(**SMALL, method="scratch").resolved())
+    added = {name: old.pop(name) for name in settings.ADDED}
+    assert added == {"data_options": "", "optimizer": "sgd"}
+    content = {"results": settings.RESULTS, "settings": old, "data": data.load("digits_s").fingerprint, "teacher": None}
+    expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    assert Run(**SMALL, method="scratch").key == expected
+    assert set(old) == {
+        "data", "student", "teacher", "method", "debias", "lam", "teacher_debias", "teacher_lam", "seed", "epochs",
+        "batch_size", "lr", "precision", "device", "threads", "schedule", "momentum", "weight_decay", "nesterov",
+        "test_every", "skew", "ramp", "temperature", "ce", "kd", "nd", "beta", "teacher_seed", "teacher_epochs",
+        "teacher_lr", "teacher_batch_size", "teacher_schedule", "weights", "teacher_weights",
+    }, "a new field belongs in ADDED, or every key changes"  # fmt: skip
+
+
+def test_options_of_the_data_are_one_setting_however_they_are_spelt(digits):
+    spellings = "skew=0.9, size=12", "size = 12,skew=.90", "seed=0, skew=0.9, size=12"
+    keys = {Run(**SMALL, data_options=text).key for text in spellings}
+    assert keys == {Run(**SMALL, data_options="size=12, skew=0.9").key}
+    assert Run(**SMALL, data_options="skew=0.95").key == Run(**SMALL).key, "that is its default"
+    record = run(Run(**SMALL | {"epochs": 1}, data_options="size=12,skew=.9", method="scratch"), log=list)
+    assert record["settings"]["data_options"] == "size=12, skew=0.9"
+    assert record["data"]["fingerprint"] == data.load("digits_s", size=12, skew=0.9).fingerprint
+    assert runs.on_device(record["settings"], "test").pixels.shape[-1] == 12
+    assert Run(**SMALL, data_options="size=12").teacher_run().data_options == "size=12"
+
+
+def test_training_starts_from_imagenet_weights_or_says_where_to_put_them(tiny, tmp_path, monkeypatch):
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
+    )
+    chosen = Run(student="shufflenet_v2_x0_5", weights="imagenet", method="scratch", epochs=1)
+    folder = tmp_path / "hub" / "hub" / "checkpoints"
+    file = "shufflenetv2_x0.5-f707e7126e.pth"
+    for go in (lambda: run(chosen, log=list), lambda: sweep([chosen], log=list)):
+        with pytest.raises(RuntimeError, match="no network") as caught:
+            go()
+        assert file in str(caught.value)
+        assert str(folder) in str(caught.value)
+        assert "--weights none" in str(caught.value)
+    torch.manual_seed(77)
+    net = torchvision.models.shufflenet_v2_x0_5()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(net.state_dict(), folder / file)
+    seen, original = [], runs.train
+
+    def spy(model, *arguments, **options):
+        seen.append(model.backbone.conv1[0].weight.detach().clone())
+        return original(model, *arguments, **options)
+
+    monkeypatch.setattr(runs, "train", spy)
+    run(chosen, log=list)
+    assert torch.equal(seen[0], net.conv1[0].weight), "the weights of the file"
+    trained = runs.load_model(chosen)
+    assert trained.head.out_features == 10, "a head of its own"
+    assert not torch.equal(trained.backbone.conv1[0].weight, seen[0]), "trained on"
+    assert dataclasses.replace(chosen, weights="none").key != chosen.key
+    assert (
+        Run(student=chosen.student, teacher=chosen.student, teacher_weights="imagenet").teacher_run().weights
+        == "imagenet"
+    )
+
+
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("wrong", "words"),
     [
         ({"data": "digit_s"}, "digits_s"),
         ({"method": "ckdd"}, "ckd"),
@@ -116,14 +185,23 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
         ({"method": "ckd", "nd": 1.0}, "method ckd has no weight nd; it has ce, kd"),
         ({"kd": -1.0}, "weight kd must be 0 or more"),
         ({"teacher_schedule": "cosine"}, "one_cycle"),
-        ({"weights": "imagenet"}, "published"),
+        ({"weights": "imagenet"}, "convnet_8 cannot start from ImageNet weights"),
+        ({"teacher_weights": "imagenet", "teacher": "vgg13"}, "torchvision/vgg13"),
+        ({"weights": "imagnet"}, "imagenet"),
+        ({"optimizer": "adamw"}, "adam"),
+        ({"optimizer": "adam", "nesterov": True}, "nesterov is for the optimizer sgd"),
+        ({"data_options": "scew=0.9"}, "skew"),
+        ({"data": "utkface", "data_options": "label: race"}, "option=value"),
+        ({"data_options": "skew=much"}, "skew of data set digits_s cannot be 'much'"),
+        ({"data_options": "skew=0.9, skew=0.8"}, "given twice"),
+        ({"data_options": "skew=0.9", "skew": 0.9}, "given twice"),
         ({"method": "ckd", "weights": "published"}, "method scratch"),
         ({"teacher_weights": "published", "teacher_debias": "domain_independent"}, "no debiaser"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_runs(settings, words):
+def test_wrong_settings_are_refused_before_anything_runs(wrong, words):
     with pytest.raises(ValueError, match=words):
-        runs.as_run(settings)
+        runs.as_run(wrong)
 
 
 def test_a_record_that_cannot_be_read_is_named(tiny):

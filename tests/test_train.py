@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdlib import methods, models, teachers
-from kdlib.augment import Images, number_of_views
+from kdlib.augment import Images, draw_order, draw_views, number_of_views
 from kdlib.train import NotFinite, batches, build_schedule, train
 
 GENERATOR = np.random.default_rng(0)
@@ -47,8 +47,8 @@ def test_one_seed_gives_one_result_bit_for_bit(method):
     assert not same(one, go(method, seed=4)[0])
 
 
-@pytest.mark.parametrize("method", ["ckd", "ctkd", "kdpp"])
-def test_a_resumed_run_equals_an_uninterrupted_one(method, tmp_path):
+@pytest.mark.parametrize(("method", "optimizer"), [("ckd", "sgd"), ("ckd", "adam"), ("ctkd", "sgd"), ("kdpp", "sgd")])
+def test_a_resumed_run_equals_an_uninterrupted_one(method, optimizer, tmp_path):
     class Killed(Exception):
         pass
 
@@ -56,14 +56,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(method, tmp_path):
         if line.startswith("epoch   2"):
             raise Killed
 
-    options = {"epochs": 4, "checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0}
+    options = {"epochs": 4, "checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0, "optimizer": optimizer}
     with pytest.raises(Killed):  # the log line comes before the checkpoint: epoch 2 is lost, epoch 1 is not
         go(method, **options, log=kill_after_two)
     lines = []
     resumed, history = go(method, **options, log=lines.append)
     assert lines[0] == "resuming after epoch 1"
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert same(resumed, go(method, epochs=4)[0])
+    assert same(resumed, go(method, epochs=4, optimizer=optimizer)[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 truncated"])
@@ -88,6 +88,27 @@ def test_nan_stops_the_run_and_names_term_epoch_and_step():
             models.build_model("convnet_4", 3), IMAGES, LABELS, GROUP, methods.Method(broken), bank=teacher_bank(),
             epochs=3, batch_size=16, lr=0.05, seed=0, log=lambda line: None,
         )  # fmt: skip
+
+
+def test_adam_is_kingma_and_bas_with_decay_in_the_gradient():
+    options = dict(lr=0.01, schedule="constant", weight_decay=0.1, momentum=0.8, batch_size=40, seed=3)
+    model, _ = go("scratch", epochs=2, optimizer="adam", **options)
+    torch.manual_seed(0)
+    slow = models.build_model("convnet_4", 3).train()
+    means = [(torch.zeros_like(each), torch.zeros_like(each)) for each in slow.parameters()]
+    for step in (1, 2):  # an epoch is one batch of all images
+        order, view = draw_order(40, seed=3, epoch=step), draw_views(40, number_of_views(1, False), seed=3, epoch=step)
+        loss = torch.nn.functional.cross_entropy(slow(IMAGES.views(order, view[order])).logits, LABELS[order])
+        gradients = torch.autograd.grad(loss, list(slow.parameters()))
+        with torch.no_grad():
+            for each, gradient, (first, second) in zip(slow.parameters(), gradients, means, strict=True):
+                gradient = gradient + 0.1 * each
+                first.mul_(0.8).add_(0.2 * gradient)
+                second.mul_(0.999).add_(0.001 * gradient**2)
+                each -= 0.01 * (first / (1 - 0.8**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    for one, other in zip(model.parameters(), slow.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert not same(model, go("scratch", epochs=2, **options)[0])
 
 
 def test_every_step_sums_the_named_terms_and_training_lowers_the_loss():

@@ -6,6 +6,7 @@ the file that `pictures.py` wrote. To add a source, write one file with a functi
 says what the data are, and name both in SOURCES; where its module has a function `stamp(**options)`, the set is
 prepared again when what it returns (JSON-able) changes."""
 
+import csv
 import functools
 import hashlib
 import importlib
@@ -83,8 +84,7 @@ def load(name, **options) -> Dataset:
 
     While its files do not change, this is one and the same object, so do not write into its arrays. Raises ValueError
     for an unknown name or option."""
-    prepare = _function(name)
-    defaults = {key: p.default for key, p in inspect.signature(prepare).parameters.items()}
+    prepare, defaults = _function(name), _defaults(name)
     for option in options:
         if option not in defaults:
             raise paths.near(option, defaults, f"option of data set {name}:")
@@ -108,6 +108,39 @@ def load(name, **options) -> Dataset:
     dataset = replace(dataset, fingerprint=_fingerprint(dataset))
     _write(dataset, seen, file, manifest_file)
     return dataset
+
+
+def parse_options(name, text) -> dict:
+    """The options in `text`, as "label=race, size=32", in the types that they have by default in the data set `name`.
+
+    Several numbers are parted by blanks ("bands=20 40"); a comma within a value needs quotes ('"path=faces, old"'). Raises
+    ValueError for an unknown option, one that is there twice and a value of another type."""
+    defaults, options = _defaults(name), {}
+    for item in next(csv.reader([text], skipinitialspace=True), ()):
+        option, equals, value = (part.strip() for part in item.partition("="))
+        if not equals:
+            raise ValueError(f"options of data set {name} are as option=value, with commas between them; got {item!r}")
+        if option not in defaults:
+            raise paths.near(option, defaults, f"option of data set {name}:")
+        if option in options:
+            raise ValueError(f"option {option} of data set {name} is given twice, in {text!r}")
+        try:
+            options[option] = _typed(value, defaults[option])
+        except (ValueError, KeyError):
+            raise ValueError(
+                f"option {option} of data set {name} cannot be {value!r}: its default is {defaults[option]!r}"
+            ) from None
+    return options
+
+
+def option_text(name, text) -> str:
+    """`text` in the one spelling of all that say the same: in order, and without what is the default anyway."""
+    defaults, items = _defaults(name), []
+    for option, value in sorted(parse_options(name, text).items()):
+        if value != defaults[option]:
+            item = f"{option}={_as_text(value)}"
+            items.append('"' + item.replace('"', '""') + '"' if set(item) & set(',"') else item)
+    return ", ".join(items)
 
 
 def about(name) -> str:
@@ -186,6 +219,28 @@ def _function(name):
         raise paths.near(name, SOURCES, "data set")
     module, function = SOURCES[name]
     return getattr(importlib.import_module(f"kdlib.data.{module}"), function)
+
+
+def _defaults(name):
+    """{option: default} of the data set `name`."""
+    return {key: parameter.default for key, parameter in inspect.signature(_function(name)).parameters.items()}
+
+
+def _typed(text, default):
+    """`text` in the type of `default`; where that is None, a number or "none". ValueError or KeyError where it is none."""
+    if isinstance(default, bool):
+        return {"true": True, "false": False}[text.lower()]
+    if isinstance(default, tuple):
+        return tuple(int(part) for part in text.split())
+    if default is None:
+        return None if text.lower() == "none" else int(text) if text.isdecimal() else float(text)
+    return type(default)(text)
+
+
+def _as_text(value) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _digest(content) -> str:

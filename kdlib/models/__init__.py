@@ -17,7 +17,8 @@ from . import convnet, mobilenetv2, resnet, resnet_imagenet, shufflenetv1, shuff
 from .checkpoint import load_checkpoint
 from .common import Output, fast_layout, get_head, set_head
 
-__all__ = ["FAMILIES", "Output", "build_model", "fast_layout", "get_head", "load_checkpoint", "names", "set_head"]
+__all__ = ["FAMILIES", "Output", "build_model", "fast_layout", "get_head", "imagenet_file", "load_checkpoint", "names",
+           "set_head"]  # fmt: skip
 
 FAMILIES = {
     "resnet": resnet.MODELS,
@@ -63,6 +64,18 @@ def build_model(name, num_classes=100, *, weights=None):
     if theirs in (*_torchvision().names(), *_torchvision().WITHOUT_LINEAR):
         return _torchvision().TorchvisionModel(theirs, num_classes, weights)
     raise ValueError(_unknown(name))
+
+
+def imagenet_file(name):
+    """The file name of the ImageNet weights ("DEFAULT") that torchvision publishes for its network `name`.
+
+    Raises ValueError for other networks.
+    """
+    if _builders().get(name) or convnet.builder(name):
+        raise ValueError(
+            f"{name} cannot start from ImageNet weights: those are published for torchvision's networks" + _twin(name)
+        )
+    return _torchvision().weights_file(name.removeprefix(PREFIX))
 
 
 def _builders():

@@ -84,6 +84,11 @@ def _find_weights(name, weights):
     return entries[wanted]
 
 
+def weights_file(name):
+    """The name of the file of the network's newest published weights, as torch's hub keeps it."""
+    return os.path.basename(_find_weights(name, "DEFAULT").url)
+
+
 def _build(name, num_classes, weights):
     """torchvision's network, without auxiliary classifiers.
 
@@ -99,7 +104,8 @@ def _build(name, num_classes, weights):
             folder = os.path.join(torch.hub.get_dir(), "checkpoints")
             raise RuntimeError(
                 f"the published weights {weights} could not be loaded ({type(error).__name__}: {error}). Download "
-                f"{weights.url} on a machine that can, and put the file {os.path.basename(weights.url)} into {folder}"
+                f"{weights.url} on a machine that can, and put the file {os.path.basename(weights.url)} into {folder}; or "
+                "train from scratch (--weights none)"
             ) from error
     if name in AUXILIARY:
         net.aux_logits = False
