@@ -1,6 +1,8 @@
 """Figures from tables and arrays. Each function returns a matplotlib Figure; colours are colour-blind safe and mean the
 same everywhere; n and the kind of interval stand in the caption that `caption` writes below the axes."""
 
+import textwrap
+
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -37,27 +39,41 @@ def caption(drawing, text):
 
 
 def samples(dataset, split="train", *, seed=0):
-    """A random picture of each class (columns) in each group (rows), with the number of pictures in that cell; of many
-    classes, those that have a group."""
+    """A random picture of each class (columns) in each group (rows; one where there are none), with the number of pictures
+    in that cell; of many classes, those that have a group."""
     part, generator = dataset.splits[split], np.random.default_rng(seed)
+    numbered = dict(enumerate(dataset.groups)) or {-1: "no group"}
     classes = range(len(dataset.classes))
     if len(classes) > MANY:
-        classes = np.unique(part.labels[part.group >= 0])[:MANY]
-    drawing, axes = figure(len(dataset.groups), len(classes), width=0.9 * len(classes), height=1.25, squeeze=False)
-    for (group, column), axis in np.ndenumerate(axes):
-        label = classes[column]
+        classes = np.unique(part.labels[np.isin(part.group, list(numbered))])[:MANY]
+    drawing, axes = figure(len(numbered), len(classes), width=max(4, 0.9 * len(classes)), height=1.25, squeeze=False)
+    for (row, column), axis in np.ndenumerate(axes):
+        label, group = classes[column], list(numbered)[row]
         cell = np.flatnonzero((part.labels == label) & (part.group == group))
         axis.set(xticks=[], yticks=[])
         axis.set_xlabel(f"n = {len(cell)}", fontsize=7)
         if len(cell):
             axis.imshow(part.images[generator.choice(cell)].transpose(1, 2, 0))
-        if group == 0:
-            axis.set_title(dataset.classes[label], fontsize=9)
+        if row == 0:
+            axis.set_title(textwrap.fill(dataset.classes[label], 12), fontsize=9 if len(classes) < 12 else 7)
         if column == 0:
-            axis.set_ylabel(dataset.groups[group])
+            axis.set_ylabel(numbered[group])
     return caption(
         drawing, f"{dataset.name}, {split} split: one random picture per class and group; n pictures in the cell."
     )
+
+
+def noise_floor(floors, *, note):
+    """A blind model's MAD and the smallest change that can be resolved, against recall; floors: of `resolution.floors`."""
+    drawing, axis = figure()
+    colour = PALETTE[0]
+    axis.fill_between(floors["recall"], floors["low"], floors["high"], alpha=0.25, color=colour, linewidth=0)
+    axis.plot(floors["recall"], floors["floor"], "o-", color=colour, label="MAD of a model blind to the group")
+    axis.plot(floors["recall"], floors["apart"], "s--", color=PALETTE[3], label="smallest change, errors independent")
+    axis.plot(floors["recall"], floors["alike"], "^:", color=PALETTE[2], label="smallest change, models alike")
+    axis.set(xlabel="recall, the same in every group", ylabel="mean absolute disparity (MAD)", ylim=(0, None))
+    axis.legend(frameon=False, fontsize=8)
+    return caption(drawing, note)
 
 
 def class_axis(axis, classes):

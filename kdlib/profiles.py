@@ -213,7 +213,7 @@ CIFAR_PAIRS = (
     ("ResNet50", "ResNet18"),
 )
 
-# common to both sizes; the learning rate was chosen on validation accuracy
+# common to both sizes; the learning rate is that of .1, .2, .4 with which the student alone did best on validation at 32 pixels
 FACES = dict(data="utkface", lr=0.2, teacher_lr=0.2, batch_size=64, precision="bfloat16", device="cpu")
 
 

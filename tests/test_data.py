@@ -122,6 +122,30 @@ def test_wrong_names_and_options_are_named():
         data.load("digits_s", size=4)
 
 
+def test_options_as_text_have_the_types_of_their_defaults():
+    text = "label=race, size = 32, bands=20 40 60, skew=.9, leave_out=1"
+    options = {"label": "race", "size": 32, "bands": (20, 40, 60), "skew": 0.9, "leave_out": 1.0}
+    assert data.parse_options("utkface", text) == options
+    assert data.option_text("utkface", text) == "bands=20 40 60, label=race, leave_out=1, skew=0.9, size=32".replace(
+        "skew=0.9, size=32", "size=32, skew=0.9"
+    )
+    assert data.parse_options("utkface", data.option_text("utkface", text)) == options
+    own = '"path=faces, old", table=a table.csv, flip=False, size=none'
+    assert data.parse_options("folder", own) == {
+        "path": "faces, old", "table": "a table.csv", "flip": False, "size": None,
+    }  # fmt: skip
+    assert data.option_text("folder", own) == 'flip=False, "path=faces, old", table=a table.csv'
+    assert data.parse_options("digits_s", "") == data.parse_options("digits_s", " ") == {}
+    for wrong, words in [
+        ("scew=.9", "Did you mean 'skew'"),
+        ("skew", "option=value"),
+        ("size=3.5", "size of data set digits_s cannot be '3.5': its default is 16"),
+        ("size=8, size=9", "given twice"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            data.parse_options("digits_s", wrong)
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "file"))

@@ -143,6 +143,21 @@ def test_folders_train_and_test_are_the_split(place):
     assert sorted(numbers(dataset.test)) == list(range(8))
 
 
+def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
+    options = folder.example()
+    dataset = data.load("folder", **options)
+    assert (dataset.classes, dataset.groups, dataset.left_out) == (("3", "8"), ("dark", "light"), ())
+    assert sum(map(len, dataset.splits.values())) == 120
+    assert data.class_by_group(dataset.train, dataset).all()
+    assert data.class_by_group(dataset.test, dataset).all()
+    dark = dataset.train.images.mean((1, 2, 3)) < 128
+    assert np.array_equal(dark, dataset.train.group == 0), "each its own picture"
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    assert folder.example() == options
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == files
+
+
 def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, table, capsys):
     with pytest.raises(ValueError, match=r"2 of 41 pictures cannot be used.*nowhere\.png: is in table\.csv, row 4"):
         data.load("folder", path="mine", table=table([(3, "file", "nowhere.png")], group=sex), size=8)

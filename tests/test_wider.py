@@ -220,6 +220,47 @@ def test_a_prepared_set_is_opened_without_decoding_and_is_the_same(tree, monkeyp
     assert np.array_equal(data.load("wider", size=16).train.images, first.train.images)
 
 
+def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_path, monkeypatch, capsys):
+    """Real JPEGs of odd sizes, one grey and one in CMYK, with everything as it is by default: 226 × 226, 16 classes."""
+    from torchvision.transforms.v2.functional import resize
+
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
+    monkeypatch.setenv("KDLIB_HEADLESS", "1")
+    generator, entries = np.random.default_rng(0), {name: [] for name in wider.OFFICIAL}
+    for number in range(24):
+        split, scene = ("train", "val", "test")[number % 3], (0, 17, 29)[number // 3 % 3]
+        each = entry(scene, [(1, -1, 1), (-1, 0)][number % 2], number, split)
+        entries[wider.OFFICIAL[split == "test"]].append(each)
+        file = tmp_path / "WIDER" / "Image" / each["file_name"]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse = generator.integers(0, 256, (6, 8, 3)).astype(np.uint8)
+        photograph = Image.fromarray(coarse).resize((300 + 11 * number, 400 - 7 * number), Image.Resampling.BICUBIC)
+        photograph.convert({5: "L", 9: "CMYK"}.get(number, "RGB")).save(file, "JPEG", quality=90)
+    (tmp_path / "WIDER" / "Annotations").mkdir()
+    for name, chosen in entries.items():
+        content = {"images": chosen, "attribute_id_map": {"0": "Male"}, "scene_id_map": {"0": "Parade"}}
+        (tmp_path / "WIDER" / "Annotations" / name).write_text(json.dumps(content))
+    dataset = data.load("wider")
+    assert {name: split.images.shape[1:] for name, split in dataset.splits.items()} == dict.fromkeys(
+        ("train", "val", "test"), (3, 226, 226)
+    )
+    assert isinstance(dataset.train.images, np.memmap)
+    assert (dataset.mean, dataset.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    table = wider.annotations(tmp_path / "WIDER")
+    for split in dataset.splits.values():
+        for row, shown in zip(split.source, split.images, strict=True):
+            with Image.open(tmp_path / "WIDER" / "Image" / table.file[row]) as photograph:
+                expected = np.asarray(resize(photograph.convert("RGB"), [226, 226])).transpose(2, 0, 1)
+            assert np.array_equal(shown, expected), table.file[row]
+        assert np.array_equal(split.labels, table.label[split.source])
+    assert "decoding 24 pictures" in capsys.readouterr().err
+    data._cached.cache_clear()
+    monkeypatch.setattr(pictures, "one", None)
+    assert data.load("wider").fingerprint == dataset.fingerprint
+    assert data.load("wider", classes=30).classes == wider.SCENES, "the same pictures, not decoded again"
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped byte", "no manifest", "bad manifest", "missing"])
 def test_damaged_images_are_decoded_again_with_a_word(damage, tree, capsys):
     first = data.load("wider", size=16)
