@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
     "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
-    "evaluate", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots",
+    "evaluate", "bias_tables", "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots",
     "report",
 )  # fmt: skip
 
