@@ -4,6 +4,9 @@ A *view* is one augmented form of an image: with padding p and flip there are (2
 p = 4), numbered so that a view's number says all about it. Which view an image shows depends only on (seed, epoch,
 image), and the order of an epoch only on (seed, epoch): every method sees the same batches."""
 
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 
@@ -25,37 +28,98 @@ def draw_order(count, *, seed, epoch) -> torch.Tensor:
 
 
 class Images:
-    """The images of a split, on the device as uint8, handed out as normalised float batches.
+    """The images of a split as uint8, handed out on `device` as normalised float batches.
 
     images: uint8 (N, C, H, W), numpy; mean, std: per channel, of pixels in [0, 1]. Pixels beyond the border are zero
-    (black) before normalisation, as in torchvision's RandomCrop."""
+    (black) before normalisation, as in torchvision's RandomCrop.
 
-    def __init__(self, images, mean, std, *, padding=0, flip=False, device="cpu"):
-        self.pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        self.height, self.width = images.shape[2:]
+    They are `resident` on the device, where batches are cut without worker processes. Images that would fill more than
+    half of a GPU's free memory stay in the host's, and a thread sends each batch ahead of its step."""
+
+    def __init__(self, images, mean, std, *, padding=0, flip=False, device="cpu", resident=None):
+        self.device = torch.device(device)
+        self.resident = _fit(images.nbytes, self.device) if resident is None else resident
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        self.pixels = pixels.to(self.device) if self.resident else pixels
         self.padding, self.flip = padding, flip
-        padded = torch.nn.functional.pad(self.pixels, (padding,) * 4) if padding else self.pixels
-        # every crop of every image as a view of the padded ones: (N, C, rows, columns, H, W), no copy
-        self.crops = padded.unfold(2, self.height, 1).unfold(3, self.width, 1)
-        mean, std = (torch.tensor(figures, device=device).view(1, -1, 1, 1) for figures in (mean, std))
+        mean, std = (torch.tensor(figures, device=self.device).view(1, -1, 1, 1) for figures in (mean, std))
         self.scale, self.shift = 1 / (255 * std), -mean / std
 
     def __len__(self):
         return len(self.pixels)
 
+    @property
+    def at_a_time(self) -> int:
+        """How many images go through a network at a time where no gradient is needed: 64 on a CPU, since the memory of larger
+        batches is asked of the system each time (512 took twice to three times as long an image); on a GPU half a million
+        pixels, but at least 64 images."""
+        return 64 if self.device.type == "cpu" else max(64, (1 << 19) // (self.pixels.shape[2] * self.pixels.shape[3]))
+
+    def batches(self, pieces, view):
+        """Yield (index, inputs) for each of `pieces`, lists of images as int64 (B,) on the host: the index on the device, and
+        float32 (B, C, H, W), each image under its own of `view` (N,), on the host too. The device is never waited for."""
+        view = view.to(self.device)
+        on_device = torch.cat(pieces).to(self.device).split([len(piece) for piece in pieces])
+        sent = (
+            (self.pixels[index] for index in on_device)
+            if self.resident
+            else _send_ahead(self.pixels, pieces, self.device)
+        )
+        for index, pixels in zip(on_device, sent, strict=True):
+            yield index, self._augment(pixels, view[index])
+
     def views(self, index, view) -> torch.Tensor:
         """float32 (B, C, H, W): the images `index` (B,), each under its own `view` (B,) in range(number_of_views)."""
+        return self._augment(self.pixels[index.to(self.pixels.device)].to(self.device), view.to(self.device))
+
+    def plain(self, start, stop) -> torch.Tensor:
+        """float32 (stop − start, C, H, W): images as they are, without augmentation."""
+        return self._normalise(self.pixels[start:stop].to(self.device))
+
+    def _augment(self, pixels, view):
         side = 2 * self.padding + 1
-        shift = view % side**2
-        pixels = self.crops[index, :, shift // side, shift % side]
+        if self.padding:
+            padded = torch.nn.functional.pad(pixels, (self.padding,) * 4)
+            # every crop of every image as a view of the padded ones: (B, C, rows, columns, H, W), no copy
+            crops = padded.unfold(2, pixels.shape[2], 1).unfold(3, pixels.shape[3], 1)
+            shift = view % side**2
+            pixels = crops[torch.arange(len(view), device=self.device), :, shift // side, shift % side]
         if self.flip:
             mirrored = (view >= side**2)[:, None, None, None]
             pixels = torch.where(mirrored, pixels.flip(3), pixels)
         return self._normalise(pixels)
 
-    def plain(self, start, stop) -> torch.Tensor:
-        """float32 (stop − start, C, H, W): images as they are, without augmentation."""
-        return self._normalise(self.pixels[start:stop])
-
     def _normalise(self, pixels):
         return torch.addcmul(self.shift, pixels.float(), self.scale)
+
+
+def _fit(size, device):
+    """Whether `size` bytes of images belong on the device."""
+    return device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _send_ahead(pixels, pieces, device, ahead=2):
+    """Yield pixels[piece] on the device for each piece. A thread gathers them, on CUDA into pinned memory from which they are
+    copied on a stream of their own, `ahead` batches before they are asked for."""
+    copying, waiting = torch.cuda.Stream(device) if device.type == "cuda" else None, deque()
+
+    def send(piece):
+        if copying is None:
+            return pixels[piece].to(device), None
+        with torch.cuda.stream(copying):
+            return pixels[piece].pin_memory().to(device, non_blocking=True), copying.record_event()
+
+    def receive():
+        sent, copied = waiting.popleft().result()
+        if copied is not None:
+            torch.cuda.current_stream(device).wait_event(copied)
+            sent.record_stream(torch.cuda.current_stream(device))  # its memory is free only after the step has read it
+        return sent
+
+    with ThreadPoolExecutor(1) as thread:
+        for piece in pieces:
+            waiting.append(thread.submit(send, piece))
+            if len(waiting) > ahead:
+                yield receive()
+        while waiting:
+            yield receive()

@@ -10,11 +10,17 @@ from kdlib.models import Output
 
 
 @torch.no_grad()
-def predict(model, images, *, batch_size=512) -> Output:
-    """Output of float32 tensors for all N images of an augment.Images, without augmentation, on its device."""
+def predict(model, images, *, batch_size=None) -> Output:
+    """Output of float32 tensors for all N images of an augment.Images, without augmentation, on its device.
+
+    Every forward pass is of `batch_size` images (default: `images.at_a_time`), the last one filled up: on a CPU another
+    number can mean another kernel, and other last bits."""
     model.eval()
-    outputs = [model(images.plain(i, min(i + batch_size, len(images)))) for i in range(0, len(images), batch_size)]
-    return Output(*(torch.cat(part).float() for part in zip(*outputs, strict=True)))
+    outputs, size = [], batch_size or images.at_a_time
+    for start in range(0, len(images), size):
+        batch = images.plain(start, start + size)
+        outputs.append(model(torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])))
+    return Output(*(torch.cat(part)[: len(images)].float() for part in zip(*outputs, strict=True)))
 
 
 def accuracy(logits, labels) -> float:

@@ -7,6 +7,7 @@ logit-distillation loss (relations between samples, and norm and direction, have
 
 To add a method: one loss in `losses.py`, one builder here, one entry in METHODS."""
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -23,11 +24,13 @@ from kdlib.paths import near
 
 @dataclass(frozen=True)
 class Method:
-    """`terms` as the module says; `module` holds the method's own parameters, which train with the student's;
-    `report()` gives figures to log that are not losses."""
+    """`terms` as the module says; `needs_embedding`: whether they read the teacher's embedding: where not, it is None;
+    `module` holds the method's own parameters, which train with the student's; `report()` gives figures to log that are not
+    losses."""
 
     terms: Callable
     needs_teacher: bool = True
+    needs_embedding: bool = True
     module: nn.Module | None = None
     report: Callable = dict
 
@@ -45,7 +48,7 @@ def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, 
         if option not in known:
             raise near(option, sorted(known), f"option of method {name}:")
     context = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
-    return METHODS[name](context, **options)
+    return dataclasses.replace(METHODS[name](context, **options), needs_embedding=name not in LOGITS_ALONE)
 
 
 def method_options(name) -> dict:
@@ -242,3 +245,5 @@ METHODS = {
     "dkd": dkd,
     "dkdpp": dkdpp,
 }
+
+LOGITS_ALONE = {"scratch", "ckd", "ctkd", "ctkd_instance", "dkd"}  # these read no embedding of the teacher's

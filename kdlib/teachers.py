@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from kdlib import paths
@@ -59,44 +60,108 @@ def compare_means(ours, theirs) -> dict:
 
 
 class TeacherBank:
-    """A frozen teacher's outputs by (image, view), each computed once, when first asked for, and kept on the device.
+    """A frozen teacher's outputs by (image, view), each computed once, when an epoch first shows it, and kept: in blocks of
+    `dtype` on the device while `budget` bytes last, then in `spill` bytes of host memory. What does not fit is computed
+    again each time, which a line says once.
 
-    Every run of a sweep that uses this teacher shares one bank. It keeps what `budget` bytes hold, in the order in which it
-    is asked; the rest are plain forward passes, which a line says once."""
+    Every run of a sweep that uses this teacher shares one bank. An epoch's outputs are looked up, and those that are missing
+    computed, before its first step: no step waits for the device. Each forward pass is of the same number of images, since
+    on a CPU another number can mean another kernel and other last bits: in float32 an output does not depend on which run
+    asked first, on its batch size, or on whether it was kept."""
 
-    def __init__(self, teacher, images, num_views, *, budget=6 << 30, log=print):
-        self.teacher, self.num_views, self.log = teacher.eval(), num_views, log
-        device, entries = images.pixels.device, len(images) * num_views
-        row = (teacher.num_classes + teacher.embedding_dim) * 4
-        self.capacity, self.used = min(entries, budget // row), 0
+    def __init__(self, teacher, images, num_views, *, budget=6 << 30, spill=0, dtype=torch.float32, log=print):
+        self.teacher, self.images, self.num_views = teacher.eval(), images, num_views
+        self.dtype, self.log = dtype, log
+        self.room = [[images.device, budget], [torch.device("cpu"), spill]]  # bytes that are left
+        entries = len(images) * num_views
+        self.shelves = {
+            "logits": _Shelf(entries, teacher.num_classes, images.device),
+            "embedding": _Shelf(entries, teacher.embedding_dim, images.device),
+        }
         self.forwards = 0  # images that went through the teacher
-        self.place = torch.full((entries,), -1, dtype=torch.int32, device=device)  # row of each (image, view), or −1
-        # a CPU's memory is taken only as rows are written
-        self.logits = torch.empty(self.capacity, teacher.num_classes, device=device)
-        self.embedding = torch.empty(self.capacity, teacher.embedding_dim, device=device)
+        self.full = False
+
+    def batches(self, pieces, view, *, embedding=True) -> list:
+        """The teacher's Output for each of `pieces`, lists of images as int64 (B,), each image under its own of `view` (N,),
+        all on the host: logits (B, K) and embedding (B, D) on the device, in float32. `embedding`: whether it is needed;
+        else it is None, and not kept."""
+        index = torch.cat(pieces)
+        entries = index * self.num_views + view[index]
+        shelves = {name: shelf for name, shelf in self.shelves.items() if embedding or name == "logits"}
+        found = {name: shelf.read(entries) for name, shelf in shelves.items()}
+        missing = (~torch.stack([known for _, known in found.values()]).all(0)).nonzero().squeeze(1)
+        if len(missing):
+            new, where = _unique(entries[missing])
+            computed = self._forward(new // self.num_views, view)
+            for name, shelf in shelves.items():
+                part = getattr(computed, name)
+                self._keep(shelf, new, part)
+                found[name][0][missing.to(part.device)] = part[where.to(part.device)]
+        sizes = [len(piece) for piece in pieces]
+        parts = [found[name][0].split(sizes) if name in found else [None] * len(sizes) for name in Output._fields]
+        return [Output(*part) for part in zip(*parts, strict=True)]
 
     @torch.no_grad()
-    def output(self, index, view, images) -> Output:
-        """The teacher's Output for `images` (B, C, H, W), which are the images `index` (B,) under `view` (B,)."""
-        entry = index * self.num_views + view
-        place = self.place[entry].long()
-        missing = (place < 0).nonzero().squeeze(1)
-        if not len(missing):
-            return Output(self.logits[place], self.embedding[place])
-        self.forwards += len(missing)
-        # a batch of one takes another kernel, whose rounding differs; two do not
-        asked = missing if len(missing) > 1 else missing.expand(2)
-        output = Output(*(part[: len(missing)].float() for part in self.teacher(images[asked])))
-        if self.used + len(missing) <= self.capacity:
-            rows = torch.arange(self.used, self.used + len(missing), device=place.device)
-            self.used += len(missing)
-            self.logits[rows], self.embedding[rows] = output
-            self.place[entry[missing]] = rows.int()
-        elif self.used <= self.capacity:
-            self.log(f"teacher bank: {self.used} outputs fill its memory; the others are computed each time")
-            self.used = self.capacity + 1
-        if len(missing) == len(index):
-            return output
-        known = place.clamp(min=0)
-        parts = zip((self.logits, self.embedding), output, strict=True)
-        return Output(*(kept[known].index_copy(0, missing, new) for kept, new in parts))
+    def _forward(self, index, view) -> Output:
+        """The plain teacher's Output for the images `index` (M,), in forward passes of one size."""
+        self.forwards += len(index)
+        size = self.images.at_a_time
+        whole = torch.cat([index, index[-1:].expand(-len(index) % size)])  # filled up with the last image
+        outputs = [self.teacher(inputs) for _, inputs in self.images.batches(list(whole.split(size)), view)]
+        return Output(*(torch.cat(part)[: len(index)].float() for part in zip(*outputs, strict=True)))
+
+    def _keep(self, shelf, entries, values):
+        new = (shelf.row[entries] < 0).nonzero().squeeze(1)
+        entries, values = entries[new], values[new.to(values.device)]
+        if (rounded := values.to(self.dtype)).isfinite().all():  # some may be too large for half precision
+            values = rounded
+        for place in self.room:
+            fits = min(len(entries), place[1] // (values.shape[1] * values.itemsize))
+            shelf.add(entries[:fits], values[:fits].to(place[0]))
+            place[1] -= values[:fits].nbytes
+            entries, values = entries[fits:], values[fits:]
+        if len(entries) and not self.full:
+            self.full = True
+            kept = self.shelves["logits"].used
+            self.log(f"teacher bank: {kept} outputs fill its memory; the others are computed each time")
+
+
+class _Shelf:
+    """One kind of output, (entries, width), in blocks as they were added, each on the device or in host memory."""
+
+    def __init__(self, entries, width, device):
+        self.width, self.device = width, device
+        self.row = torch.full((entries,), -1, dtype=torch.int32)  # of each (image, view), over all blocks; −1: not kept
+        self.blocks = []
+
+    def add(self, entries, block):
+        if len(block):
+            self.row[entries] = torch.arange(self.used, self.used + len(block), dtype=torch.int32)
+            self.blocks.append(block)
+
+    @property
+    def used(self):
+        return sum(map(len, self.blocks))
+
+    def read(self, entries):
+        """float32 (M, width) on the device, undefined where nothing is kept, and bool (M,) on the host: where something is."""
+        row = self.row[entries].long()
+        starts = torch.tensor([0, *(len(block) for block in self.blocks)]).cumsum(0)
+        which = torch.searchsorted(starts, row, right=True) - 1  # block; −1 where not kept
+        values = torch.empty(len(entries), self.width, device=self.device)
+        counts = torch.bincount(which + 1, minlength=len(self.blocks) + 1).tolist()
+        for number, here in enumerate(which.argsort().split(counts), start=-1):
+            if number >= 0 and len(here):
+                block = self.blocks[number]
+                kept = block[(row[here] - starts[number]).to(block.device)]
+                values[here.to(self.device)] = kept.to(self.device, torch.float32)
+        return values, row >= 0
+
+
+def _unique(entries):
+    """The different ones of `entries` (M,), in the order of their first occurrence, and (M,): where each stands among them."""
+    values, first, inverse = np.unique(entries.numpy(), return_index=True, return_inverse=True)
+    order = first.argsort()
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return torch.from_numpy(values[order]), torch.from_numpy(place[inverse])

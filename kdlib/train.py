@@ -3,6 +3,7 @@
 It sums named loss terms and knows nothing of any method. Nothing here sees the test split; nothing is selected."""
 
 import time
+from itertools import repeat
 
 import torch
 
@@ -57,7 +58,7 @@ def train(
             f"labels must be in 0 … {model.num_classes - 1}, found {int(labels.min())} … {int(labels.max())}"
         )
     debiaser = debiaser or Debiaser()
-    device = images.pixels.device
+    device = images.device
     extra = [module for module in (method.module,) if module is not None]
     trained = torch.nn.ModuleList([model, *extra])
     recipe = {"lr": lr, "weight_decay": weight_decay, "fused": True}
@@ -83,12 +84,11 @@ def train(
             order = draw_order(len(images), seed=seed, epoch=epoch)
         else:
             order = debiaser.order(seed=seed, epoch=epoch)
-        order, view = order.to(device), draw_views(len(images), views, seed=seed, epoch=epoch).to(device)
-        logged = []
-        for index in batches(order, batch_size):
-            inputs = images.views(index, view[index])
+        view, pieces, logged = draw_views(len(images), views, seed=seed, epoch=epoch), batches(order, batch_size), []
+        taught = bank.batches(pieces, view, embedding=method.needs_embedding) if method.needs_teacher else repeat(None)
+        for (index, inputs), teacher in zip(images.batches(pieces, view), taught, strict=False):
             batch = Batch(labels[index], group[index])
-            teacher = bank.output(index, view[index], inputs) if method.needs_teacher else None
+            optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 output = model(inputs)
                 if debiaser.select:
@@ -97,7 +97,6 @@ def train(
                 terms = method.terms(output, teacher, batch.labels, epoch, weights=weights)
                 if debiaser.terms:
                     terms |= debiaser.terms(output, batch, terms)
-            optimizer.zero_grad(set_to_none=True)
             sum(terms.values()).backward()
             logged.append(torch.stack([term.detach() for term in terms.values()]))
             if device.type == "cpu":  # elsewhere this would wait for the device, so it is done once an epoch

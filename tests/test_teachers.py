@@ -56,55 +56,118 @@ def test_means_are_compared_by_direction_and_norm():
         teachers.compare_means(means, means[:1])
 
 
-@pytest.fixture
-def bank_and_images():
+def images_and_teacher():
     torch.manual_seed(0)
-    images = Images(PIXELS, (0.5,) * 3, (0.25,) * 3, padding=1, flip=True)
-    return teachers.TeacherBank(models.build_model("convnet_8", 3), images, number_of_views(1, True)), images
+    return Images(PIXELS, (0.5,) * 3, (0.25,) * 3, padding=1, flip=True), models.build_model("convnet_8", 3)
 
 
-def test_bank_equals_the_plain_teacher_whoever_asked_first(bank_and_images):
-    bank, images = bank_and_images
+def bank(**options):
+    images, teacher = images_and_teacher()
+    return teachers.TeacherBank(teacher, images, number_of_views(1, True), log=lambda line: None, **options)
+
+
+def epochs(count, sizes=(5, 4, 3)):
+    """`count` epochs of 12 images in some order, each under some view: (pieces, view)."""
     generator = torch.Generator().manual_seed(1)
-    for size in (5, 12, 7, 2, 12, 12, 3):
-        index = torch.randperm(12, generator=generator)[:size]
-        view = torch.randint(18, (12,), generator=generator)[:size]
-        inputs = images.views(index, view)
-        with torch.no_grad():
-            plain = bank.teacher(inputs)
-        kept = bank.output(index, view, inputs)
-        torch.testing.assert_close(kept.logits, plain.logits, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(kept.embedding, plain.embedding, rtol=1e-6, atol=1e-6)
-    assert bank.used == bank.forwards < 53
+    for _ in range(count):
+        order = torch.randperm(12, generator=generator)
+        yield order.split(sizes), torch.randint(18, (12,), generator=generator)
 
 
-def test_a_second_pass_costs_no_forward(bank_and_images):
-    bank, images = bank_and_images
-    index, view = torch.arange(12), torch.arange(12)
-    first = bank.output(index, view, images.views(index, view))
-    bank.teacher = None
-    again = bank.output(index.flip(0), view.flip(0), None)
-    assert torch.equal(again.logits.flip(0), first.logits)
+def joined(outputs):
+    return torch.cat([output.logits for output in outputs]), torch.cat([output.embedding for output in outputs])
 
 
-def test_without_room_the_bank_is_the_plain_forward(bank_and_images):
-    full, images = bank_and_images
-    lines = []
-    bank = teachers.TeacherBank(full.teacher, images, 18, budget=10, log=lines.append)
-    index, view = torch.arange(12), torch.arange(12)
-    inputs = images.views(index, view)
-    for _ in range(2):
-        assert torch.equal(bank.output(index, view, inputs).logits, full.output(index, view, inputs).logits)
-    assert (bank.forwards, bank.used > bank.capacity, len(lines)) == (24, True, 1)
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float16, 2**-11)])
+def test_bank_equals_the_plain_teacher_whoever_asked_first(dtype, rounding):
+    kept, (images, teacher) = bank(dtype=dtype), images_and_teacher()
+    asked = set()
+    for pieces, view in [*epochs(6), *epochs(8)]:  # the first six come again
+        for piece, output in zip(pieces, kept.batches(pieces, view), strict=True):
+            with torch.no_grad():
+                plain = teacher.eval()(images.views(piece, view[piece]))
+            torch.testing.assert_close(output.logits, plain.logits, rtol=rounding, atol=1e-6)
+            torch.testing.assert_close(output.embedding, plain.embedding, rtol=rounding, atol=1e-6)
+        asked |= {(image.item(), view[image].item()) for piece in pieces for image in piece}
+    assert kept.forwards == kept.shelves["logits"].used == len(asked) < 96
 
 
-def test_a_full_bank_still_serves_what_it_has(bank_and_images):
-    full, images = bank_and_images
-    row = 4 * (3 + full.teacher.embedding_dim)
-    bank = teachers.TeacherBank(full.teacher, images, 18, budget=6 * row, log=lambda line: None)
-    index, view = torch.arange(12), torch.zeros(12, dtype=torch.int64)
-    for part in (index[:6], index):
-        inputs = images.views(part, view[part])
-        ours, plain = bank.output(part, view[part], inputs), full.output(part, view[part], inputs)
-        torch.testing.assert_close(ours.embedding, plain.embedding, rtol=1e-6, atol=1e-6)
-    assert bank.forwards == 12
+def test_a_second_pass_costs_no_forward():
+    kept = bank()
+    (pieces, view), *_ = epochs(1)
+    first = joined(kept.batches(pieces, view))
+    kept.teacher = None
+    for one, other in zip(first, joined(kept.batches(pieces, view)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_no_bit_depends_on_batches_on_what_was_asked_before_or_on_the_room():
+    expected = [joined(bank().batches(pieces, view)) for pieces, view in epochs(5)]
+    row = 4 * (3 + 32)
+    for kept, sizes in (
+        (bank(), (5, 4, 3)),
+        (bank(), (2, 10)),
+        (bank(budget=0), (12,)),
+        (bank(budget=17 * row), (6, 6)),
+    ):
+        for (pieces, view), parts in zip(epochs(5, sizes), expected, strict=True):
+            for one, other in zip(joined(kept.batches(pieces, view)), parts, strict=True):
+                assert torch.equal(one, other)
+
+
+def test_an_image_drawn_twice_is_computed_once():
+    kept, view = bank(), torch.zeros(12, dtype=torch.int64)
+    outputs = kept.batches([torch.tensor([3, 7, 3]), torch.tensor([7, 7, 1])], view)
+    assert kept.forwards == 3
+    assert torch.equal(outputs[0].logits[0], outputs[0].logits[2])
+    assert torch.equal(outputs[0].logits[1], outputs[1].logits[1])
+    single = joined(bank().batches([torch.tensor([1])], view))
+    assert torch.equal(outputs[1].embedding[2], single[1][0])
+
+
+@pytest.mark.parametrize("room", [0, 10 * 4 * 35])
+def test_without_room_outputs_are_computed_each_time_and_a_line_says_so(room):
+    lines, kept = [], bank(budget=room)
+    kept.log = lines.append
+    (pieces, view), *_ = epochs(1)
+    for _ in range(3):
+        kept.batches(pieces, view)
+    held = kept.shelves["embedding"].used
+    assert held <= 10
+    assert kept.forwards == 12 + 2 * (12 - held)
+    assert lines == [
+        f"teacher bank: {kept.shelves['logits'].used} outputs fill its memory; the others are computed each time"
+    ]
+
+
+def test_host_memory_takes_what_the_device_cannot():
+    kept = bank(budget=7 * 4 * 35, spill=1 << 20)
+    (pieces, view), *_ = epochs(1)
+    first = joined(kept.batches(pieces, view))
+    assert [len(block) for block in kept.shelves["logits"].blocks] == [12]
+    assert [len(block) for block in kept.shelves["embedding"].blocks] == [6, 6]
+    kept.teacher = None
+    assert torch.equal(joined(kept.batches(pieces, view))[1], first[1])
+
+
+def test_embeddings_are_kept_only_for_those_who_need_them():
+    kept = bank()
+    (pieces, view), *_ = epochs(1)
+    outputs = kept.batches(pieces, view, embedding=False)
+    assert outputs[0].embedding is None
+    assert (kept.shelves["embedding"].used, kept.forwards) == (0, 12)
+    assert torch.equal(joined(kept.batches(pieces, view))[1], joined(bank().batches(pieces, view))[1])
+    assert (kept.shelves["logits"].used, kept.shelves["embedding"].used, kept.forwards) == (12, 12, 24)
+    kept.teacher = None
+    kept.batches(pieces, view, embedding=False)
+
+
+def test_what_half_precision_cannot_hold_is_kept_in_float32():
+    kept = bank(dtype=torch.float16)
+    with torch.no_grad():
+        kept.teacher.fc.bias += 1e5
+    (pieces, view), *_ = epochs(1)
+    kept.batches(pieces, view)
+    assert kept.shelves["logits"].blocks[0].dtype == torch.float32
+    assert kept.shelves["embedding"].blocks[0].dtype == torch.float16
+    assert kept.batches(pieces, view)[0].logits.isfinite().all()

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdlib import methods, models, teachers
+from kdlib import debias, methods, models, teachers
+from kdlib import train as training
 from kdlib.augment import Images, draw_order, draw_views, number_of_views
 from kdlib.train import NotFinite, batches, build_schedule, train
 
@@ -45,6 +47,87 @@ def test_one_seed_gives_one_result_bit_for_bit(method):
     assert same(one, other)
     assert [row | {"seconds": 0} for row in first] == [row | {"seconds": 0} for row in second]
     assert not same(one, go(method, seed=4)[0])
+
+
+@pytest.mark.parametrize("method", ["ckd", "rkd", "kdpp"])
+def test_a_run_takes_the_same_steps_with_a_bank_as_without(method):
+    filled = teacher_bank()
+    first = go(method, bank=filled)[0]
+    asked = filled.forwards
+    assert same(first, go(method, bank=filled)[0])
+    assert filled.forwards == asked <= 3 * 40
+    without = teacher_bank(budget=0)
+    assert same(first, go(method, bank=without)[0])
+    assert without.forwards == 3 * 40
+
+
+def test_the_loop_takes_the_steps_of_a_simple_one():
+    """No bank, no fused optimiser: an image is cut out and normalised alone, and the teacher sees every batch."""
+    count, size = 128, 64  # whole batches of the bank's own number of images, so that every bit is the same
+    pixels = GENERATOR.integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+    labels = torch.from_numpy(GENERATOR.integers(0, 3, count))
+    images = Images(pixels, (0.5,) * 3, (0.25,) * 3, padding=1, flip=True)
+    torch.manual_seed(9)
+    teacher = models.build_model("convnet_8", 3)
+    bank = teachers.TeacherBank(teacher, images, number_of_views(1, True))
+    torch.manual_seed(0)
+    ours, simple = models.build_model("convnet_4", 3), models.build_model("convnet_4", 3)
+    simple.load_state_dict(ours.state_dict())
+    options = {"batch_size": size, "schedule": "constant", "bank": bank, "log": lambda line: None}
+    train(ours, images, labels, labels, methods.build_method("ckd"), epochs=2, lr=0.05, seed=3, **options)
+
+    optimizer = torch.optim.SGD(simple.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    for epoch in (1, 2):
+        view = draw_views(count, 18, seed=3, epoch=epoch)
+        for index in draw_order(count, seed=3, epoch=epoch).split(size):
+            batch = []
+            for image in index.tolist():
+                mirrored, shift = divmod(view[image].item(), 9)
+                row, column = divmod(shift, 3)
+                cut = np.pad(pixels[image], ((0, 0), (1, 1), (1, 1)))[:, row : row + 8, column : column + 8]
+                cut = torch.from_numpy(cut[:, :, ::-1].copy() if mirrored else cut)
+                batch.append(torch.addcmul(images.shift[0], cut.float(), images.scale[0]))
+            batch = torch.stack(batch)
+            with torch.no_grad():
+                soft = torch.log_softmax(teacher.eval()(batch).logits / 4.0, 1)
+            optimizer.zero_grad()
+            logits = simple.train()(batch).logits
+            divergence = torch.nn.functional.kl_div(
+                torch.log_softmax(logits / 4.0, 1), soft, reduction="none", log_target=True
+            )
+            loss = 0.1 * torch.nn.functional.cross_entropy(logits, labels[index])
+            (loss + 0.9 * (16.0 * divergence.sum(1)).mean()).backward()
+            optimizer.step()
+    for one, other in zip(ours.parameters(), simple.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations that make the host wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
+        self.count += any(function._schema.name == f"aten::{name}" for name in waits)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+@pytest.mark.parametrize("name", debias.DEBIASERS)
+def test_no_step_reads_anything_back(method, name, monkeypatch):
+    monkeypatch.setattr(training, "check_finite", lambda *arguments: None)  # on a CPU it looks at each step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # its count of steps is in host memory
+    bank, counts = teacher_bank(), []
+    go(method, epochs=1, bank=bank)
+    for batch_size in (20, 10):  # twice the steps
+        with Reads() as reads:
+            facts = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
+            lam = 1.0 if name != "none" and debias.has_strength(name) else 0.0
+            built = debias.build_debiaser(name, lam=lam, device="cpu", **facts)
+            go(method, epochs=1, bank=bank, batch_size=batch_size, debiaser=built)
+        counts.append(reads.count)
+    assert counts[1] == counts[0]
 
 
 @pytest.mark.parametrize(("method", "optimizer"), [("ckd", "sgd"), ("ckd", "adam"), ("ctkd", "sgd"), ("kdpp", "sgd")])
@@ -140,7 +223,7 @@ def test_kdpp_and_rkd_reach_the_backbone():
         model, bank = models.build_model("convnet_4", 3), teacher_bank()
         dims = {"student_dim": 16, "teacher_dim": 32, "class_means": torch.ones(3, 32)}
         output = model(IMAGES.plain(0, 16))
-        teacher = bank.output(torch.arange(16), torch.full((16,), 4), IMAGES.plain(0, 16))
+        (teacher,) = bank.batches([torch.arange(16)], torch.full((40,), 4))
         terms = methods.build_method(method, **dims).terms(output, teacher, LABELS[:16], epoch=1)
         gradients = torch.autograd.grad(terms[term], list(model.parameters()), allow_unused=True)
         names = [name for name, _ in model.named_parameters()]
