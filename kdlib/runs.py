@@ -18,11 +18,14 @@ from safetensors.torch import save_file
 
 from kdlib import bias, data, debias, evaluate, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
-from kdlib.settings import WEIGHTS, Run, as_run, load_data, published_checkpoint
+from kdlib.settings import WEIGHTS, Run, as_run, load_data, precision_line, published_checkpoint
 from kdlib.train import train
 
 __all__ = ["Run", "as_run", "class_means", "history", "load_model", "on_device", "predictions", "run", "stored",
            "stored_predictions", "stored_record"]  # fmt: skip
+
+
+COMPILE_FROM = 20_000  # steps of a run on a GPU from which a minute of compiling is thought to pay: 26 epochs of CIFAR
 
 
 def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
@@ -32,9 +35,12 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
     checkpoint_seconds: least time between checkpoints (default: KDLIB_CHECKPOINT_SECONDS, or 5)."""
     if checkpoint_seconds is None:
         checkpoint_seconds = float(os.environ.get("KDLIB_CHECKPOINT_SECONDS", 5))
-    this = as_run(settings).resolved()
+    asked = as_run(settings)
+    this = asked.resolved()
     if record := stored(this):
         return record
+    if line := precision_line(asked):
+        log(line)
     teacher = this.teacher_run()
     if teacher is not None:
         run(teacher, log=log, checkpoint_seconds=checkpoint_seconds)
@@ -155,6 +161,7 @@ def _train(this, log, checkpoint_seconds):
             method,
             debiaser=debiaser,
             bank=bank,
+            forward=_forward(this, model, images["train"], log),
             epochs=this.epochs,
             batch_size=this.batch_size,
             lr=this.lr,
@@ -173,6 +180,15 @@ def _train(this, log, checkpoint_seconds):
     record = _finish(this, dataset, model, images, rows)
     checkpoint.unlink(missing_ok=True)
     return record
+
+
+def _forward(this, model, images, log):
+    """The compiled forward pass where that pays: in long runs on a GPU, unless KDLIB_COMPILE is 0. Else None."""
+    steps = this.epochs * len(images) // this.batch_size
+    if not this.device.startswith("cuda") or steps < COMPILE_FROM or os.environ.get("KDLIB_COMPILE") == "0":
+        return None
+    batch = images.plain(0, this.batch_size)
+    return models.compiled_if_it_works(model, batch, precision=this.precision, log=log)
 
 
 def _finish(this, dataset, model, images, rows):
@@ -262,11 +278,14 @@ def _images(of, split, device, data_folder):
 def _bank(teacher, runs_folder):
     images = on_device(teacher, "train")
     model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
+    # two banks are kept in each of a few processes
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    memory = {"budget": host}
     if teacher.device.startswith("cuda"):
-        budget = torch.cuda.mem_get_info(teacher.device)[0] // 2
-    else:  # two banks are kept in each of a few processes
-        budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
-    return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), budget=budget)
+        memory = {"budget": torch.cuda.mem_get_info(teacher.device)[0] // 8, "spill": host}
+        if teacher.precision == "bfloat16":  # eight times finer than the student's own arithmetic
+            memory["dtype"] = torch.float16
+    return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), **memory)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Runs that are in the store cost nothing. Teachers are trained first; runs that share a teacher go to one worker in turn,
 so they share its bank of outputs."""
 
+import itertools
 import multiprocessing
 import os
 import queue
@@ -13,7 +14,8 @@ import pandas as pd
 import torch
 
 from kdlib import models, paths, runs
-from kdlib.settings import WEIGHTS
+from kdlib.methods import LOGITS_ALONE
+from kdlib.settings import WEIGHTS, precision_line
 
 ENGINES = ("local", "ray")
 EPOCH_LINE_SECONDS = 10  # an epoch's line is printed when nothing was for this long
@@ -27,10 +29,13 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     A run that fails does not stop the others; at the end RuntimeError names those that failed."""
     if engine not in ENGINES:
         raise paths.near(engine, ENGINES, "engine")
-    every = list(dict.fromkeys(runs.as_run(item).resolved() for item in settings))
+    asked = [runs.as_run(item) for item in settings]
+    every = list(dict.fromkeys(run.resolved() for run in asked))
     todo = [run for run in every if runs.stored(run) is None]
     if todo:
         paths.make_folder(paths.runs_folder())
+        for line in sorted({precision_line(run) for run in asked} - {""}):
+            log(line)
         for network in {run.student for run in every if run.weights == "imagenet"}:
             models.build_model(network, 2, weights="DEFAULT")  # once: where they cannot be had, nothing is trained
         teachers = {run.teacher_run() for run in todo} - {None}
@@ -71,7 +76,7 @@ def _local(todo, workers, address, progress):
     most = 1 if any(run.device != "cpu" for run in todo) else max(1, cores // max(run.threads for run in todo))
     workers = min(workers or most, len(todo))
     if workers == 1:
-        for run in todo:
+        for run in itertools.chain(*_chunks(todo, 1)):
             progress.finished(run, _attempt(run, progress.line))
         return
     context = multiprocessing.get_context("spawn")
@@ -111,10 +116,11 @@ _FOLDERS = {"KDLIB_DATA": paths.data_folder, "KDLIB_RUNS": paths.runs_folder}
 
 def _chunks(todo, parts):
     """The runs in lists whose runs see the same teacher outputs, so that a worker computes them once; none much longer than
-    a fair part. The first lists of all groups come before their second ones, so that workers start on different groups."""
+    a fair part. The first lists of all groups come before their second ones, so that workers start on different groups.
+    Methods that read the teacher's embedding come first: the others then find all they need in its bank."""
     longest = max(-(-len(todo) // parts), 3)
     groups = {}
-    for run in todo:
+    for run in sorted(todo, key=lambda run: run.method in LOGITS_ALONE):
         alone = run if run.method == "scratch" else None  # nothing to share
         groups.setdefault((run.teacher_run(), run.seed, alone), []).append(run)
     rounds = range(0, max(map(len, groups.values())), longest)

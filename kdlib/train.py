@@ -33,6 +33,7 @@ def train(
     seed,
     debiaser=None,
     bank=None,
+    forward=None,
     momentum=0.9,
     weight_decay=5e-4,
     nesterov=False,
@@ -48,8 +49,9 @@ def train(
     the method and debiaser report, and what `validate(epoch)` returns.
 
     images: augment.Images of the training split; labels, group: int64 (N,), on the images' device. method: methods.Method;
-    debiaser: debias.Debiaser or None; bank: teachers.TeacherBank where the method needs a teacher. `checkpoint`: a path;
-    training resumes from it where it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
+    debiaser: debias.Debiaser or None; bank: teachers.TeacherBank where the method needs a teacher; forward: what computes
+    model(inputs), compiled, or None. `checkpoint`: a path; training resumes from it where it exists, and
+    writes it after an epoch once `checkpoint_seconds` have passed.
 
     Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays. ValueError for labels
     that the model has no logit for."""
@@ -90,7 +92,7 @@ def train(
             batch = Batch(labels[index], group[index])
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                output = model(inputs)
+                output = (forward or model)(inputs)
                 if debiaser.select:
                     output = debiaser.select(output, batch)
                 weights = debiaser.weights(output, batch) if debiaser.weights else None

@@ -186,7 +186,9 @@ def test_the_last_line_of_a_run_is_its_record(shared_data, digits):
     done = kdlib("run", "--student", "convnet_4", "--method", "scratch", "--epochs", "2", "--no-nesterov")
     record = json.loads(done.stdout.splitlines()[-1])
     assert record["settings"]["epochs"] == 2
-    assert re.match(r"epoch +1/2 .*ce .*val_accuracy .* left", done.stdout.splitlines()[0])
+    precision, first, *_ = done.stdout.splitlines()
+    assert re.match(r"precision float32: \w+", precision)
+    assert re.match(r"epoch +1/2 .*ce .*val_accuracy .* left", first)
 
 
 def test_a_profile_in_its_smoke_size_is_small(monkeypatch):
