@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
     "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
-    "evaluate", "bias_tables", "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots",
-    "report",
+    "evaluate", "bias_tables", "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias", "profiles",
+    "settings", "runs", "sweep", "results", "findings", "words", "literature", "plots", "bias_plots", "report",
 )  # fmt: skip
 
 
