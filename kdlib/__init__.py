@@ -11,7 +11,8 @@ __version__ = "0.1.0"
 MODULES = (
     "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
     "evaluate", "bias_tables", "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias", "resolution",
-    "profiles", "settings", "runs", "sweep", "results", "ranking", "literature", "plots", "report",
+    "profiles", "settings", "runs", "sweep", "results", "findings", "words", "ranking", "literature", "plots", "bias_plots",
+    "report",
 )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Bias figures that read a model's probabilities or logits, not its decisions alone: calibration by group, and leakage."""
 
-import warnings
 from collections import namedtuple
 
 import numpy as np
@@ -134,8 +133,7 @@ def leakage(y_true, logits, group, *, folds=5, repeats=5, n=20, seed=0, together
     rng, accuracy = np.random.default_rng(seed), np.mean(logits.argmax(1) == y_true)
 
     def attacked(features, target):
-        strata = y_true * len(sizes) + target
-        return _attack(features, target, strata, folds, together, attacker)
+        return _attack(features, target, _folds(y_true, target, together, folds, rng), attacker)
 
     found = attacked(logits, group)
     one_hot = np.eye(max(logits.shape[1], 2))
@@ -156,21 +154,25 @@ def leakage(y_true, logits, group, *, folds=5, repeats=5, n=20, seed=0, together
     return dict(zip(_LEAKAGE, map(float, (*figures, accuracy)), strict=True)) | about
 
 
-def _attack(features, group, strata, folds, together, attacker):
-    """Accuracy, on images left out of its training, of a classifier that predicts the group from the features.
+def _folds(y_true, group, together, folds, rng):
+    """(N,) the fold of each image. Folds hold as many of each class and group: a group that is rare in training is then not
+    common among what is left out, which would make an attacker that knows nothing worse than chance."""
+    unit = np.arange(len(y_true)) if together is None else np.unique(together, return_inverse=True)[1]
+    _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
+    kind = np.round(2 * np.bincount(unit, group) / sizes)  # of one group, of another, or mixed
+    order = np.lexsort((rng.random(len(first)), kind, y_true[first]))
+    fold = np.empty(len(first), int)
+    fold[order] = np.arange(len(first)) % folds
+    return fold[unit]
 
-    The parts hold as many of each stratum (class and group): a group that is rare in training is then not common in what is
-    left out, which would make an attacker that knows nothing worse than chance."""
+
+def _attack(features, group, fold, attacker):
+    """Accuracy, on the folds left out of its training, of a classifier that predicts the group from the features."""
     from sklearn.linear_model import LogisticRegression  # a second of import
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if attacker is None:
         attacker = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    kind = StratifiedKFold if together is None else StratifiedGroupKFold
-    parts = kind(folds, shuffle=True, random_state=0)
-    with warnings.catch_warnings():  # of strata with fewer images than folds
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        parts = list(parts.split(features, strata, together))
-    return np.mean(cross_val_predict(attacker, features, group, cv=parts) == group)
+    return np.mean(cross_val_predict(attacker, features, group, cv=PredefinedSplit(fold)) == group)

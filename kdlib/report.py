@@ -129,7 +129,7 @@ def write_index(profile) -> Path:
 def _section(reports, profile):
     from nbconvert.filters import markdown2html
 
-    from kdlib import results  # loads torch, which executing a notebook has no need of
+    from kdlib import results, words  # load torch, which executing a notebook has no need of
 
     table = pd.read_csv(reports / profile / "results.csv")
     figures = [
@@ -151,7 +151,7 @@ def _section(reports, profile):
         profile=html.escape(profile),
         about=html.escape(about),
         headline=figures[0] if figures else "",
-        words=markdown2html(results.in_words(table)),
+        words=markdown2html(words.in_words(table)),
         figures="\n".join(figures[1:]),
         table=results.readable(table).to_html(index=False, border=0),
         links=links,
@@ -161,7 +161,7 @@ def _section(reports, profile):
 def publish(profile) -> Path:
     """Copy what a real run of `profile` found into `reports/published/<profile>`: its table, its figures and a README.md with
     the words, the command, commit, versions, device and date; return that folder. Raises ValueError without results."""
-    from kdlib import literature, results, runs
+    from kdlib import literature, results, runs, words
 
     source, target = folder(profile), paths.ROOT / "reports" / "published" / profile
     if not (source / "results.csv").exists():
@@ -181,7 +181,7 @@ def publish(profile) -> Path:
         f"Command: `make all PROFILE={profile}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
         f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
         f"Versions: {versions}.",
-        results.in_words(table),
+        words.in_words(table),
         *(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in figures),
         "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
         "exceeds the noise floor at that level.",

@@ -1,12 +1,14 @@
-"""From the table of a sweep to what a reader sees: means with intervals, paired differences, and sentences.
+"""From the table of a sweep to what a reader sees: means with intervals, paired differences, what debiasing changes.
 
 A *kind* of model is all that tells two rows apart but the seed. Intervals over seeds are Student's, 95 %."""
 
+from collections import namedtuple
+
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
-from kdlib import bias, data, runs
+from kdlib import bias, bias_compare, bias_uncertainty, data, runs
+from kdlib.bias_tables import extent
 from kdlib.paths import near
 
 KIND = ["method", "debias", "lam", "teacher_debias", "teacher_lam"]
@@ -20,10 +22,8 @@ NAMES = {
 def interval(values, level=0.95):
     """(mean, half-width) of Student's t interval of the mean of a few numbers; half-width NaN for fewer than two."""
     values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()) if len(values) else np.nan, np.nan
-    half = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(half)
+    mean = float(values.mean()) if len(values) else np.nan
+    return mean, float(bias_uncertainty.student_interval(values, level)[1] - mean)
 
 
 def labelled(table) -> pd.DataFrame:
@@ -79,9 +79,7 @@ def paired(table, one, other, column="test_accuracy") -> dict:
 
 def t_test(differences) -> float:
     """Two-sided p-value of Student's t-test that the mean of a few paired differences is 0; NaN where they have no spread."""
-    n = len(differences)
-    error = np.std(differences, ddof=1) / np.sqrt(n) if n > 1 else 0.0
-    return float(2 * stdtr(n - 1, -abs(np.mean(differences)) / error)) if error > 1e-12 else np.nan
+    return float(bias_compare.t_test(differences))
 
 
 def differences(table, pairs) -> pd.DataFrame:
@@ -157,107 +155,107 @@ def floor(table):
     return float(rows["test_mad_floor_low"].mean()), float(rows["test_mad_floor_high"].mean())
 
 
+def changes(table) -> pd.DataFrame:
+    """What debiasing changes, a row per method and kind of debiasing: of the student alone, and of its teacher alone.
+
+    Columns: method; debias, lam, teacher_debias, teacher_lam; n seeds; mad_before; mad and accuracy, the changes against the
+    same method without it, paired by seed, with mad_half, mad_p, accuracy_half; degenerate seeds; and whether it `helps`: MAD
+    at half or less, with the interval of its change below zero, at most a point of accuracy lost, and no seed degenerate."""
+    table, rows = labelled(table), []
+    students = table[table["method"] != "teacher"]
+    kinds = students[KIND].drop_duplicates()
+    kinds = kinds[(kinds["debias"] != "none") ^ (kinds["teacher_debias"] != "none")]
+    for kind in kinds.to_dict("records"):
+        change = {name: kind[name] for name in PLAIN}
+        one, other = select(table, **kind), select(table, **PLAIN, method=kind["method"])
+        if sorted(one["seed"]) != sorted(other["seed"]):
+            continue
+        mad, accuracy = (
+            paired(table, kind, {"method": kind["method"]}, f"test_{name}") for name in ("mad", "accuracy")
+        )
+        before, useless = other["test_mad"].mean(), int(one["test_degenerate"].sum())
+        rows.append(
+            kind
+            | change
+            | {
+                "n": mad["n"], "mad_before": before, "mad": mad["difference"], "mad_half": mad["half"],
+                "mad_p": mad["p_value"], "accuracy": accuracy["difference"], "accuracy_half": accuracy["half"],
+                "degenerate": useless,
+                "helps": bool(
+                    mad["difference"] + mad["half"] < 0
+                    and before + mad["difference"] <= before / 2
+                    and accuracy["difference"] >= -0.01
+                    and not useless
+                ),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=CHANGES)
+
+
+CHANGES = [
+    *KIND, "n", "mad_before", "mad", "mad_half", "mad_p", "accuracy", "accuracy_half", "degenerate", "helps"
+]  # fmt: skip
+
+
+def debiasers(table) -> pd.DataFrame:
+    """`changes` for a page: a row per kind of debiasing, with the methods it helps and the range of what it changes."""
+    rows = []
+    for kind, group in changes(table).groupby(list(PLAIN), sort=False):
+        settings = dict(zip(PLAIN, kind, strict=True))
+        helped = [NAMES.get(name, name) for name in group.loc[group["helps"], "method"]]
+        rows.append(
+            {
+                "debiasing": kind_name(settings),
+                "helps": f"{len(helped)} of {len(group)}" + (f": {', '.join(helped)}" if helped else ""),
+                "MAD before": span(group["mad_before"]),
+                "change of MAD": span(group["mad"], "+"),
+                "change of accuracy": span(group["accuracy"], "+"),
+                "degenerate runs": f"{group['degenerate'].sum()} of {group['n'].sum()}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def span(values, sign="-") -> str:
+    """`−0.31 to −0.17`, the smallest and the largest; one of them where they are alike."""
+    ends = dict.fromkeys(f"{value:{sign}.3f}" for value in (values.min(), values.max()))
+    return " to ".join(ends)
+
+
+# ---- from stored predictions, on the classes of `data.bias_classes`
+
+
+Tested = namedtuple("Tested", "labels predicted probabilities group together")
+
+
+def tested(run) -> Tested:
+    """labels, predicted, group (N,) and probabilities (N, K) of a finished run on test; together (N,): the original picture
+    that each test picture shows, or None where the data set does not say."""
+    arrays, dataset = runs.predictions(run), runs.as_run(run).load_data()
+    logits = arrays["test_logits"].astype(np.float64)
+    probabilities = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities /= probabilities.sum(1, keepdims=True)
+    labels, predicted = (data.bias_labels(dataset, of) for of in (arrays["test_labels"], logits.argmax(1)))
+    merged = np.zeros((len(labels), len(data.bias_classes(dataset))))
+    for number, of_class in zip(data.bias_labels(dataset, np.arange(logits.shape[1])), probabilities.T, strict=True):
+        merged[:, number] += of_class
+    return Tested(labels, predicted, merged, arrays["test_group"], dataset.test.source)
+
+
+def population(settings):
+    """labels (N,), predictions (runs, N), group (N,) and the number of classes of runs on one test split."""
+    every = [tested(run) for run in settings]
+    first = every[0]
+    return first.labels, np.stack([one.predicted for one in every]), first.group, first.probabilities.shape[1]
+
+
+def recalls(settings) -> np.ndarray:
+    """(runs, G, K): recall of each class in each group."""
+    labels, predictions, group, classes = population(settings)
+    return np.array([bias.class_recall(labels, predicted, group, num_classes=classes) for predicted in predictions])
+
+
 def disparities(settings) -> np.ndarray:
-    """(runs, K): the signed class disparity on test of each finished run, over the classes of `data.bias_classes`."""
-    figures = []
-    for run in settings:
-        arrays, dataset = runs.predictions(run), runs.as_run(run).load_data()
-        labels, predicted = (
-            data.bias_labels(dataset, numbers) for numbers in (arrays["test_labels"], arrays["test_logits"].argmax(1))
-        )
-        classes = len(data.bias_classes(dataset))
-        figures.append(bias.class_disparity(labels, predicted, arrays["test_group"], num_classes=classes))
-    return np.array(figures)
-
-
-def in_words(table) -> str:
-    """What the table says, as Markdown: bias beyond chance, inflation by distillation, what debiasing does and costs."""
-    table = labelled(table)
-    methods = [name for name in NAMES if name in set(table["method"])]
-    distilled = [name for name in methods if name != "scratch"]
-    plain = plain_students(table, methods)
-    beyond = int((plain["test_mad_p_value"] < 0.01).sum())
-    parts = [
-        f"**Bias beyond chance.** {beyond} of {len(plain)} students without debiasing have a MAD above the noise floor "
-        f"(p < .01); their mean MAD is {plain['test_mad'].mean():.3f}, and a model blind to the group would show "
-        f"{plain['test_mad_floor'].mean():.3f}.",
-        "**Does distillation inflate bias?** " + " ".join(_inflation(table, name) for name in distilled),
-    ]
-    kinds = table.loc[table["debias"] != "none", ["debias", "lam"]].drop_duplicates().itertuples(index=False)
-    plain_teacher = select(table, teacher_debias="none")
-    helped = [_helped(plain_teacher, methods, {"debias": debias, "lam": lam}) for debias, lam in kinds]
-    if helped:
-        parts.append("**What debiasing the student does.** " + " ".join(helped))
-    for name in table.loc[table["teacher_debias"] != "none", "teacher_debias"].unique():
-        parts.append("**Debiasing only the teacher.** " + _helped(table, distilled, {"teacher_debias": name}))
-    useless = means(table).query("degenerate")
-    if len(useless):
-        listed = ", ".join(kind_name(row) for _, row in useless.iterrows())
-        parts.append(
-            f"**Useless models.** Degenerate in at least one seed, so not to be praised for low bias: {listed}."
-        )
-    return "\n\n".join(parts)
-
-
-def _inflation(table, method):
-    rows = plain_students(table, [method])
-    above = int((rows["vs_teacher_inflation_low"] > 0).sum())
-    below = int((rows["vs_teacher_inflation_high"] < 0).sum())
-    against = paired(table, {"method": method}, {"method": "scratch"}, "test_mad")
-    change = plus_minus(against["difference"], against["half"], sign="+")
-    return (
-        f"{NAMES[method]}: MAD {rows['vs_teacher_inflation'].mean():+.3f} against its teacher (interval above zero in "
-        f"{above} of {len(rows)} seeds, below in {below}), {change} against the student alone "
-        f"(paired over {against['n']} seeds: {verdict(against)})."
-    )
-
-
-def verdict(test, level=0.05) -> str:
-    """A paired test in words: `more, p = .01`, `less, p = .02`, or `no difference shown, p = .4`."""
-    if not test["p_value"] < level:
-        return "no difference shown" + ("" if np.isnan(test["p_value"]) else f", p = {test['p_value']:.2g}")
-    return f"{'more' if test['difference'] > 0 else 'less'}, p = {test['p_value']:.2g}"
-
-
-def _helped(table, methods, change):
-    """How many methods the change helps: MAD at half or less, its paired interval below zero, at most a point of accuracy."""
-    helped, lines = 0, []
-    for method in methods:
-        before = select(table, **PLAIN, method=method)["test_mad"].mean()
-        mad = paired(table, {"method": method} | change, {"method": method}, "test_mad")
-        accuracy = paired(table, {"method": method} | change, {"method": method})
-        clear = mad["difference"] + mad["half"] < 0
-        helped += bool(clear and before + mad["difference"] <= before / 2 and accuracy["difference"] >= -0.01)
-        lines.append(f"{NAMES[method]} {before:.3f} → {before + mad['difference']:.3f} ({accuracy['difference']:+.3f})")
-    name = kind_name({key: value for key, value in change.items() if key in PLAIN})
-    return (
-        f"*{name}* brings MAD to half or less, with the interval of the difference below zero and at most one point of "
-        f"accuracy lost, for {helped} of {len(methods)}: {', '.join(lines)} (MAD before → after, change of accuracy)."
-    )
-
-
-def limits(table, dataset) -> str:
-    """What this table cannot resolve, as Markdown, from its seeds and the sizes of the cells."""
-    seeds = table["seed"].nunique()
-    cells = {name: data.class_by_group(split, dataset, merged=True) for name, split in dataset.splits.items()}
-    cells = {name: counts[counts.any(axis=1)] for name, counts in cells.items()}  # classes with a group
-    low, high = floor(table)
-    lines = []
-    if seeds > 1:
-        factor = stdtrit(seeds - 1, 0.975) / np.sqrt(seeds)
-        lines.append(
-            f"- With {seeds} seeds an interval is ± {factor:.2f} standard deviations over seeds. It covers the spread of "
-            "training, not that of the test pictures, which are the same for every seed; the bootstrap intervals cover those."
-        )
-    lines.append(
-        f"- A test cell (class × group) holds {cells['test'].min()} to {cells['test'].max()} pictures. A model blind to the "
-        f"group shows a MAD of {low:.3f} to {high:.3f}: below that, bias and chance cannot be told apart for one model."
-    )
-    lines.append(
-        f"- {int((cells['val'] < 10).sum())} of {cells['val'].size} validation cells hold fewer than ten pictures, so "
-        "validation can hardly rank models by bias here. No λ was chosen: the whole list is shown."
-    )
-    students = labelled(table).query("method != 'teacher'")
-    pair = f"{', '.join(filter(None, table['teacher'].unique()))} → {', '.join(students['student'].unique())}"
-    lines.append(f"- One pair of networks ({pair}) on one data set, {dataset.name}: no claim beyond it.")
-    return "\n".join(lines)
+    """(runs, K): recall of group 1 minus that of group 0; where the attribute has more values, largest minus smallest."""
+    found = recalls(settings)
+    return found[:, 1] - found[:, 0] if found.shape[1] == 2 else extent(found)
