@@ -63,8 +63,8 @@ class Run:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
-        debias.check(self.debias, self.lam)
-        debias.check(self.teacher_debias, self.teacher_lam)
+        debias.check(self.debias, self.lam, distilled=self.method != "scratch")
+        debias.check(self.teacher_debias, self.teacher_lam, distilled=False)
         _check_network(self.student)
         if self.method != "scratch":
             _check_network(self.teacher)

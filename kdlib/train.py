@@ -30,6 +30,7 @@ def train(
     lr,
     seed,
     debiaser=None,
+    share=None,
     bank=None,
     momentum=0.9,
     weight_decay=5e-4,
@@ -44,9 +45,10 @@ def train(
     """Train `model` in place and return its history, a dict per epoch: learning rate, mean of each loss term, seconds, what
     the method and debiaser report, and what `validate(epoch)` returns.
 
-    images: augment.Images of the training split; labels, group: int64 (N,), on the images' device. method: methods.Method;
-    debiaser: debias.Debiaser or None; bank: teachers.TeacherBank where the method needs a teacher. `checkpoint`: a path;
-    training resumes from it where it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
+    images: augment.Images of the training split; labels, group: int64 (N,), on the images' device; share: float (N,) of group
+    1 where the attribute is fractional. method: methods.Method; debiaser: debias.Debiaser or None; bank: teachers.TeacherBank
+    where the method needs a teacher. `checkpoint`: a path; training resumes from it where it exists, and writes it after an
+    epoch once `checkpoint_seconds` have passed.
 
     Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays. ValueError for labels
     that the model has no logit for."""
@@ -56,8 +58,8 @@ def train(
         )
     debiaser = debiaser or Debiaser()
     device = images.pixels.device
-    extra = [module for module in (method.module,) if module is not None]
-    trained = torch.nn.ModuleList([model, *extra])
+    extra = [method.module, debiaser.module if debiaser.optimizer is None else None]
+    trained = torch.nn.ModuleList([model, *(module for module in extra if module is not None)])
     optimizer = torch.optim.SGD(
         trained.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
@@ -83,8 +85,10 @@ def train(
         logged = []
         for index in batches(order, batch_size):
             inputs = images.views(index, view[index])
-            batch = Batch(labels[index], group[index])
             teacher = bank.output(index, view[index], inputs) if method.needs_teacher else None
+            batch = Batch(labels[index], group[index], None if share is None else share[index], teacher)
+            if debiaser.teacher and teacher is not None:
+                teacher = debiaser.teacher(teacher, batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 output = model(inputs)
                 if debiaser.select:
@@ -94,7 +98,11 @@ def train(
                 if debiaser.terms:
                     terms |= debiaser.terms(output, batch, terms)
             optimizer.zero_grad(set_to_none=True)
-            sum(terms.values()).backward()
+            loss = sum(terms.values())
+            if debiaser.backward:
+                debiaser.backward(loss, list(trained.parameters()))
+            else:
+                loss.backward()
             logged.append(torch.stack([term.detach() for term in terms.values()]))
             if device.type == "cpu":  # elsewhere this would wait for the device, so it is done once an epoch
                 check_finite(logged[-1][None], list(terms), epoch, len(logged))
