@@ -196,6 +196,7 @@ def _finish(this, dataset, model, images, rows, unseen=None):
         labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (truth, predicted))
         figures = bias.summary(labels, guesses, group, num_classes=len(data.bias_classes(dataset)))
         metrics[name] = performance | figures | performance  # accuracy is that on the classes as they are
+    counted = {name: len(arrays[f"{name}_labels"]) for name in ("val", "test")}
     # as papers report it, to be set beside theirs; never used here
     metrics["test_accuracy_best_epoch"] = float(np.nanmax([row["test_accuracy"] for row in rows]))
     teacher = this.teacher_run()
@@ -212,7 +213,7 @@ def _finish(this, dataset, model, images, rows, unseen=None):
         "teacher_key": teacher and teacher.key,
         "metrics": metrics,
         "cost": evaluate.cost(model, dataset.train.images.shape[1:]),
-        "data": {"fingerprint": dataset.fingerprint, **{name: len(split) for name, split in dataset.splits.items()}},
+        "data": {"fingerprint": dataset.fingerprint, "train": len(dataset.train), **counted},
         "versions": _versions(),
         "commit": _commit(),
         "device": _device_name(this.device),
