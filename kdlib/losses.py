@@ -159,6 +159,30 @@ def _decouple(logits, labels):
     return F.log_softmax(binary, dim=1), F.log_softmax(others, dim=1)
 
 
+@_without_autocast
+def group_mmd_loss(student_embedding, teacher_embedding, labels, member, num_classes):
+    """Σ over classes k and groups g of MMD²(teacher's embeddings of class k, student's of class k in group g), half of it (MFD,
+    Jung et al. 2021): the student's distribution in each group is drawn to one target that knows no group.
+
+    student_embedding, teacher_embedding (N, d); labels int64 (N,); member (N, G): how much a sample is in each group. RBF
+    kernel exp(−‖a − b‖²/2σ²), σ² the batch's mean squared distance between the two networks' embeddings, as constant; means
+    over all pairs of a cell, each sample with itself included. Empty cells count as 0."""
+    _same_shape(student_embedding, teacher_embedding, "embedding")
+    both = torch.cat([student_embedding, teacher_embedding])
+    square = both.square().sum(1)
+    distance = (square[:, None] + square - 2 * both @ both.T).clamp(min=0)
+    count = len(labels)
+    kernel = torch.exp(-distance / (2 * distance[:count, count:].mean().detach()).clamp(min=1e-12))
+    in_class = F.one_hot(labels, num_classes).to(member.dtype)
+    cell = (in_class[:, :, None] * member[:, None]).flatten(1)  # (N, K·G)
+    there = cell.sum(0) > 0
+    of_student, of_teacher = (part / torch.where(part.sum(0) > 0, part.sum(0), 1) for part in (cell, in_class))
+    of_teacher = of_teacher.repeat_interleave(member.shape[1], dim=1)
+    # the mean of one minus the mean of the other in the kernel's space; its squared norm
+    difference = torch.cat([of_student, -of_teacher])
+    return torch.where(there, ((kernel @ difference) * difference).sum(0), 0).sum() / 2
+
+
 class _ReverseGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, scale):

@@ -86,7 +86,8 @@ def load_model(settings):
     this = as_run(settings).resolved()
     dataset = this.load_data()
     model = models.build_model(this.student, len(dataset.classes))
-    debiaser = _debiaser(this, dataset, model)
+    # what needs a teacher has no head of its own
+    debiaser = None if debias.needs_teacher(this.debias) else _debiaser(this, dataset, model)
     if debiaser and debiaser.head:
         models.set_head(model, debiaser.head)
     return models.load_checkpoint(model, this.folder / "model.safetensors").eval()
@@ -137,7 +138,7 @@ def _train(this, log, checkpoint_seconds):
         )
         if method.module is not None:
             method.module.to(this.device)
-        debiaser = _debiaser(this, dataset, model)
+        debiaser = _debiaser(this, dataset, model, bank)
         if debiaser and debiaser.head:
             models.set_head(model, debiaser.head)
 
@@ -160,6 +161,7 @@ def _train(this, log, checkpoint_seconds):
             torch.from_numpy(dataset.train.group).to(this.device),
             method,
             debiaser=debiaser,
+            share=_share(dataset.train, this.device),
             bank=bank,
             forward=_forward(this, model, images["train"], log),
             epochs=this.epochs,
@@ -177,7 +179,7 @@ def _train(this, log, checkpoint_seconds):
             checkpoint_seconds=checkpoint_seconds,
             log=log,
         )
-    record = _finish(this, dataset, model, images, rows)
+    record = _finish(this, dataset, model, images, rows, _refit(debiaser, model, images, dataset))
     checkpoint.unlink(missing_ok=True)
     return record
 
@@ -191,18 +193,30 @@ def _forward(this, model, images, log):
     return models.compiled_if_it_works(model, batch, precision=this.precision, log=log)
 
 
-def _finish(this, dataset, model, images, rows):
-    """Write everything that a finished run leaves, its record last."""
+def _refit(debiaser, model, images, dataset):
+    """Let a debiaser refit the head on a part of the validation split; the rows of that split that remain unseen, or None."""
+    if debiaser is None or debiaser.finish is None:
+        return None
+    embedding, val = evaluate.predict(model, images["val"]).embedding, dataset.val
+    arrays = (torch.from_numpy(numbers).to(embedding.device) for numbers in (val.labels, val.group))
+    head, used = debiaser.finish(embedding, *arrays, _share(val, embedding.device))
+    models.set_head(model, head)
+    return ~used.cpu().numpy()
+
+
+def _finish(this, dataset, model, images, rows, unseen=None):
+    """Write everything that a finished run leaves, its record last. `unseen`: the rows of val that count as val."""
     classes, arrays, metrics = len(dataset.classes), {}, {}
     for name in ("val", "test"):
-        split = dataset.splits[name]
-        logits = evaluate.predict(model, images[name]).logits.cpu().numpy()
-        predicted = logits.argmax(1)
-        arrays |= {f"{name}_logits": logits, f"{name}_labels": split.labels, f"{name}_group": split.group}
-        performance = evaluate.performance(split.labels, predicted, classes)
-        labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (split.labels, predicted))
-        figures = bias.summary(labels, guesses, split.group, num_classes=len(data.bias_classes(dataset)))
+        split, rows_of = dataset.splits[name], slice(None) if unseen is None or name == "test" else unseen
+        logits = evaluate.predict(model, images[name]).logits.cpu().numpy()[rows_of]
+        truth, group, predicted = split.labels[rows_of], split.group[rows_of], logits.argmax(1)
+        arrays |= {f"{name}_logits": logits, f"{name}_labels": truth, f"{name}_group": group}
+        performance = evaluate.performance(truth, predicted, classes)
+        labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (truth, predicted))
+        figures = bias.summary(labels, guesses, group, num_classes=len(data.bias_classes(dataset)))
         metrics[name] = performance | figures | performance  # accuracy is that on the classes as they are
+    counted = {name: len(arrays[f"{name}_labels"]) for name in ("val", "test")}
     # as papers report it, to be set beside theirs; never used here
     metrics["test_accuracy_best_epoch"] = float(np.nanmax([row["test_accuracy"] for row in rows]))
     teacher = this.teacher_run()
@@ -219,7 +233,7 @@ def _finish(this, dataset, model, images, rows):
         "teacher_key": teacher and teacher.key,
         "metrics": metrics,
         "cost": evaluate.cost(model, dataset.train.images.shape[1:]),
-        "data": {"fingerprint": dataset.fingerprint, **{name: len(split) for name, split in dataset.splits.items()}},
+        "data": {"fingerprint": dataset.fingerprint, "train": len(dataset.train), **counted},
         "versions": _versions(),
         "commit": _commit(),
         "device": _device_name(this.device),
@@ -254,17 +268,28 @@ def _method_options(this):
     return {name: value for name, value in settings.items() if value is not None and name in known}
 
 
-def _debiaser(this, dataset, model):
+def _debiaser(this, dataset, model, bank=None):
+    if bank is not None:
+        known = debias.Teacher(
+            bank.teacher.embedding_dim, lambda: _plain_outputs(this.teacher_run(), paths.runs_folder())
+        )
     return debias.build_debiaser(
         this.debias,
         lam=this.lam,
         labels=torch.from_numpy(dataset.train.labels),
         group=torch.from_numpy(dataset.train.group),
+        share=_share(dataset.train, "cpu"),
         num_classes=len(dataset.classes),
         num_groups=len(dataset.groups),
         embedding_dim=model.embedding_dim,
+        teacher=None if bank is None else known,
         device=next(model.parameters()).device,
     )
+
+
+def _share(split, device):
+    """The fractional attribute of a split, or None."""
+    return None if split.group_share is None else torch.from_numpy(split.group_share).to(device)
 
 
 @functools.lru_cache(maxsize=8)
@@ -286,6 +311,12 @@ def _bank(teacher, runs_folder):
         if teacher.precision == "bfloat16":  # eight times finer than the student's own arithmetic
             memory["dtype"] = torch.float16
     return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), **memory)
+
+
+@functools.lru_cache(maxsize=2)
+def _plain_outputs(teacher, runs_folder):
+    """A finished teacher's Output on its training split as it is, without augmentation."""
+    return evaluate.predict(_bank(teacher, runs_folder).teacher, on_device(teacher, "train"))
 
 
 @contextlib.contextmanager

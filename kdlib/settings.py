@@ -69,8 +69,8 @@ class Run:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise paths.near(getattr(self, name), values, {"data": "data set"}.get(name, name))
-        debias.check(self.debias, self.lam)
-        debias.check(self.teacher_debias, self.teacher_lam)
+        debias.check(self.debias, self.lam, distilled=self.method != "scratch")
+        debias.check(self.teacher_debias, self.teacher_lam, distilled=False)
         if "skew" in data.parse_options(self.data, self.data_options) and self.skew is not None:
             raise ValueError(f"the skew is given twice: {self.skew} and in data_options, {self.data_options!r}")
         if self.optimizer != "sgd" and self.nesterov:

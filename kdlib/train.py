@@ -32,6 +32,7 @@ def train(
     lr,
     seed,
     debiaser=None,
+    share=None,
     bank=None,
     forward=None,
     momentum=0.9,
@@ -48,10 +49,10 @@ def train(
     """Train `model` in place and return its history, a dict per epoch: learning rate, mean of each loss term, seconds, what
     the method and debiaser report, and what `validate(epoch)` returns.
 
-    images: augment.Images of the training split; labels, group: int64 (N,), on the images' device. method: methods.Method;
-    debiaser: debias.Debiaser or None; bank: teachers.TeacherBank where the method needs a teacher; forward: what computes
-    model(inputs), compiled, or None. `checkpoint`: a path; training resumes from it where it exists, and
-    writes it after an epoch once `checkpoint_seconds` have passed.
+    images: augment.Images of the training split; labels, group: int64 (N,), on the images' device; share: float (N,) of group
+    1 where the attribute is fractional. method: methods.Method; debiaser: debias.Debiaser or None; bank: teachers.TeacherBank
+    where the method needs a teacher; forward: what computes model(inputs), compiled, or None. `checkpoint`: a path; training
+    resumes from it where it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
 
     Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays. ValueError for labels
     that the model has no logit for."""
@@ -61,13 +62,14 @@ def train(
         )
     debiaser = debiaser or Debiaser()
     device = images.device
-    extra = [module for module in (method.module,) if module is not None]
-    trained = torch.nn.ModuleList([model, *extra])
+    extra = [method.module, debiaser.module if debiaser.optimizer is None else None]
+    trained = torch.nn.ModuleList([model, *(module for module in extra if module is not None)])
     recipe = {"lr": lr, "weight_decay": weight_decay, "fused": True}
     if optimizer == "adam":
         optimizer = torch.optim.Adam(trained.parameters(), betas=(momentum, 0.999), **recipe)
     else:
         optimizer = torch.optim.SGD(trained.parameters(), momentum=momentum, nesterov=nesterov, **recipe)
+    reads_embedding = method.needs_embedding or debiaser.needs_embedding
     views = number_of_views(images.padding, images.flip)
     steps = len(batches(torch.arange(len(images)), batch_size))
     scheduler = build_schedule(schedule, optimizer, lr=lr, epochs=epochs, steps=steps)
@@ -87,9 +89,11 @@ def train(
         else:
             order = debiaser.order(seed=seed, epoch=epoch)
         view, pieces, logged = draw_views(len(images), views, seed=seed, epoch=epoch), batches(order, batch_size), []
-        taught = bank.batches(pieces, view, embedding=method.needs_embedding) if method.needs_teacher else repeat(None)
+        taught = bank.batches(pieces, view, embedding=reads_embedding) if method.needs_teacher else repeat(None)
         for (index, inputs), teacher in zip(images.batches(pieces, view), taught, strict=False):
-            batch = Batch(labels[index], group[index])
+            batch = Batch(labels[index], group[index], None if share is None else share[index], teacher)
+            if debiaser.teacher and teacher is not None:
+                teacher = debiaser.teacher(teacher, batch)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
                 output = (forward or model)(inputs)
@@ -99,7 +103,11 @@ def train(
                 terms = method.terms(output, teacher, batch.labels, epoch, weights=weights)
                 if debiaser.terms:
                     terms |= debiaser.terms(output, batch, terms)
-            sum(terms.values()).backward()
+            loss = sum(terms.values())
+            if debiaser.backward:
+                debiaser.backward(loss, list(trained.parameters()))
+            else:
+                loss.backward()
             logged.append(torch.stack([term.detach() for term in terms.values()]))
             if device.type == "cpu":  # elsewhere this would wait for the device, so it is done once an epoch
                 check_finite(logged[-1][None], list(terms), epoch, len(logged))

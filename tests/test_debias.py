@@ -1,54 +1,221 @@
-"""Debiasers through their one contract."""
+"""The contract of debiasers, for all of them: λ = 0, every method, unknown and fractional groups, empty groups, resumption."""
 
 import numpy as np
 import pytest
 import torch
 
-from kdlib import debias, methods, models, runs
+from kdlib import debias, methods, models, runs, teachers
+from kdlib.augment import Images, number_of_views
 from kdlib.models import Output
+from kdlib.train import train
 
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
 GROUP = torch.tensor([1, 1, 1, 0, 0, 0, 0, 1])
 BATCH = debias.Batch(LABELS, GROUP)
+ALL = [name for name in debias.DEBIASERS if name != "none"]
+STRONG = [name for name in ALL if debias.has_strength(name)]
+
+GENERATOR = np.random.default_rng(0)
+TRAIN_LABELS = torch.from_numpy(np.tile([0, 1, 2], 16))
+TRAIN_GROUP = torch.from_numpy(GENERATOR.integers(0, 2, 48))
+IMAGES = Images(GENERATOR.integers(0, 256, (48, 3, 8, 8), dtype=np.uint8), (0.5,) * 3, (0.25,) * 3, padding=1)
 
 
-def build(name, lam=0.0, labels=LABELS, group=GROUP, dim=4):
-    return debias.build_debiaser(
-        name, lam=lam, labels=labels, group=group, num_classes=2, num_groups=2, embedding_dim=dim
+def build(name, lam=None, labels=LABELS, group=GROUP, dim=4, share=None, num_groups=2, classes=2, teacher_dim=4):
+    lam = lam if lam is not None else float(debias.has_strength(name))
+    teacher = debias.Teacher(
+        teacher_dim, lambda: Output(torch.zeros(len(labels), classes), torch.zeros(len(labels), 4))
     )
+    return debias.build_debiaser(
+        name, lam=lam, labels=labels, group=group, share=share, num_classes=classes, num_groups=num_groups,
+        embedding_dim=dim, teacher=teacher,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in debias.DEBIASERS if name != "none" and debias.has_strength(name)])
-def test_without_strength_a_run_is_plain_distillation_bit_for_bit(name, tiny):
-    settings = {"epochs": 2, "student": "convnet_4", "teacher": "convnet_8"}
-    plain, debiased = runs.Run(**settings), runs.Run(**settings, debias=name, lam=0.0)
+def bank():
+    torch.manual_seed(9)
+    return teachers.TeacherBank(models.build_model("convnet_8", 3), IMAGES, number_of_views(1, False))
+
+
+def go(name, method="ckd", lam=None, epochs=1, group=TRAIN_GROUP, share=None, num_groups=2, **options):
+    """A short training with a debiaser: the model and its history."""
+    torch.manual_seed(0)
+    model, own = models.build_model("convnet_4", 3), bank()
+    means = torch.ones(3, own.teacher.embedding_dim)
+    torch.manual_seed(1)
+    dims = {"student_dim": model.embedding_dim, "teacher_dim": own.teacher.embedding_dim, "class_means": means}
+    built = methods.build_method(method, **dims, num_classes=3)
+    part = name and build(
+        name, lam, TRAIN_LABELS, group, model.embedding_dim, share, num_groups, 3, own.teacher.embedding_dim
+    )
+    if part and part.head:
+        models.set_head(model, part.head)
+    settings = {"epochs": epochs, "batch_size": 16, "lr": 0.05, "seed": 3, "bank": own, "log": lambda line: None}
+    history = train(model, IMAGES, TRAIN_LABELS, group, built, debiaser=part, share=share, **settings | options)
+    return model, history
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", STRONG)
+def test_without_strength_training_is_plain_distillation_bit_for_bit(name):
+    plain, history = go(None, epochs=2)
+    model, other = go(name, lam=0.0, epochs=2)
+    assert same(model, plain)
+    assert [row | {"seconds": 0} for row in other] == [row | {"seconds": 0} for row in history]
+    assert not same(go(name, lam=0.5, epochs=2)[0], plain), "with strength it changes something"
+
+
+def test_without_strength_a_run_is_plain_distillation_bit_for_bit(tiny):
+    settings = {"epochs": 1, "student": "convnet_4", "teacher": "convnet_8"}
+    plain = runs.Run(**settings)
     runs.run(plain, log=list)
-    runs.run(debiased, log=list)
-    assert plain.key != debiased.key
-    assert (runs.predictions(plain)["test_logits"] == runs.predictions(debiased)["test_logits"]).all()
-    one, other = runs.load_model(plain).state_dict(), runs.load_model(debiased).state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in STRONG:
+        debiased = runs.Run(**settings, debias=name, lam=0.0)
+        runs.run(debiased, log=list)
+        assert plain.key != debiased.key
+        assert (runs.predictions(plain)["test_logits"] == runs.predictions(debiased)["test_logits"]).all()
+        assert same(runs.load_model(plain), runs.load_model(debiased))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in debias.DEBIASERS if name != "none" and not debias.has_strength(name)]
-)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in STRONG])
 def test_a_debiaser_without_strength_takes_no_lambda(name):
     with pytest.raises(ValueError, match="no strength"):
         build(name, lam=1.0)
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
-@pytest.mark.parametrize("name", [name for name in debias.DEBIASERS if name != "none"])
-def test_any_method_combines_with_any_debiaser(method, name, tiny):
-    lam = 2.0 if debias.has_strength(name) else 0.0
-    run = runs.Run(method=method, debias=name, lam=lam, epochs=1, student="convnet_4", teacher="convnet_8", ramp=1)
+@pytest.mark.parametrize("name", ALL)
+def test_any_method_combines_with_any_debiaser(name):
+    for method in methods.METHODS:
+        if method == "scratch" and debias.needs_teacher(name):
+            continue
+        model, _ = go(name, method, epochs=2)
+        plain, _ = go(None, method, epochs=2)
+        assert all(values.isfinite().all() for values in model.state_dict().values())
+        assert name == "dfr" or not same(model, plain), f"{name} changed nothing under {method}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_run_with_any_debiaser_is_recorded_and_reloads(name, tiny):
+    lam = float(debias.has_strength(name))
+    method = "ckd" if debias.needs_teacher(name) else "scratch"
+    run = runs.Run(method=method, debias=name, lam=lam, epochs=1, student="convnet_4", teacher="convnet_8")
     record = runs.run(run, log=list)
     assert 0 <= record["metrics"]["test"]["accuracy"] <= 1
-    plain = runs.run(runs.Run(method=method, epochs=1, student="convnet_4", teacher="convnet_8", ramp=1), log=list)
-    assert record["key"] != plain["key"]
-    trained, untouched = runs.predictions(run)["test_logits"], runs.predictions({**plain["settings"]})["test_logits"]
-    assert not np.array_equal(trained, untouched), "the debiaser changed nothing"
+    from kdlib import evaluate
+
+    logits = evaluate.predict(runs.load_model(run), runs.on_device(run, "test")).logits.numpy()
+    np.testing.assert_array_equal(logits, runs.predictions(run)["test_logits"])
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if debias.needs_teacher(name)])
+def test_what_needs_a_teacher_is_refused_without_one(name):
+    lam = float(debias.has_strength(name))
+    for settings in ({"method": "scratch", "debias": name, "lam": lam}, {"teacher_debias": name, "teacher_lam": lam}):
+        with pytest.raises(ValueError, match="trained alone has none"):
+            runs.Run(**settings)
+    with pytest.raises(ValueError, match="trained alone has none"):
+        debias.build_debiaser(
+            name, lam=lam, labels=LABELS, group=GROUP, num_classes=2, num_groups=2, embedding_dim=4, teacher=None
+        )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_resumed_run_equals_an_uninterrupted_one(name, tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill_after_two(line):
+        if line.startswith("epoch   2"):
+            raise Killed
+
+    options = {"epochs": 3, "checkpoint": tmp_path / "checkpoint.pt", "checkpoint_seconds": 0}
+    with pytest.raises(Killed):  # the log line comes before the checkpoint: epoch 2 is lost, epoch 1 is not
+        go(name, **options, log=kill_after_two)
+    lines = []
+    resumed, rows = go(name, **options, log=lines.append)
+    assert lines[0] == "resuming after epoch 1"
+    whole, expected = go(name, epochs=3)
+    assert same(resumed, whole)
+    assert [row | {"seconds": 0} for row in rows] == [row | {"seconds": 0} for row in expected]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_unknown_and_missing_groups_in_a_batch_stay_finite(name):
+    group = TRAIN_GROUP.clone()
+    group[::3] = -1
+    model, history = go(name, group=group)
+    assert np.isfinite([row["kd"] for row in history]).all()
+    group[:40] = -1  # whole batches of unknown groups, and a class that is never in one
+    group[40:] = torch.tensor([0, 1, 1, 0, 0, 1, 1, 0])
+    model, history = go(name, group=group, epochs=2)
+    assert all(values.isfinite().all() for values in model.state_dict().values())
+    part = build(name)
+    for other in (torch.ones(8, dtype=torch.int64), torch.full((8,), -1)):
+        embedding, logits = torch.randn(8, 4, requires_grad=True), torch.randn(8, 2, requires_grad=True)
+        batch = debias.Batch(LABELS, other, teacher=Output(torch.randn(8, 2), torch.randn(8, 4)))
+        output = Output(logits, embedding)
+        output = part.select(output, batch) if part.select else output
+        weights = part.weights(output, batch) if part.weights else torch.ones(8)
+        loss = (weights * torch.nn.functional.cross_entropy(output.logits, LABELS, reduction="none")).mean()
+        terms = {"ce": loss} | (part.terms(output, batch, {"ce": loss}) if part.terms else {})
+        if part.backward:
+            part.backward(sum(terms.values()), [logits, embedding])
+        else:
+            sum(terms.values()).backward()
+        assert all(term.isfinite() for term in terms.values())
+        for leaf in (logits, embedding):
+            assert leaf.grad is None or leaf.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_shares_of_zero_and_one_are_groups(name):
+    model, _ = go(name, epochs=2)
+    other, _ = go(name, epochs=2, share=TRAIN_GROUP.float())
+    for one, two in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name != "dfr"])
+def test_shares_in_between_count(name):
+    share = torch.where(TRAIN_GROUP == 1, 0.8, 0.3)
+    share[::5] = float("nan")
+    share[1::5] = 0.5
+    group = torch.where(share.isnan() | (share == 0.5), -1, TRAIN_GROUP)
+    model, _ = go(name, group=group, share=share, epochs=2)
+    assert all(values.isfinite().all() for values in model.state_dict().values())
+    assert not same(model, go(name, group=group, epochs=2)[0])
+
+
+def test_more_than_two_groups():
+    group = torch.from_numpy(np.tile([0, 1, 2, 3], 12))
+    for name in ALL:
+        if name.startswith("critic"):
+            with pytest.raises(ValueError, match="two groups"):
+                go(name, group=group, num_groups=4)
+        else:
+            model, _ = go(name, group=group, num_groups=4)
+            assert all(values.isfinite().all() for values in model.state_dict().values())
+
+
+def test_half_precision_leaves_the_debiasers_float32():
+    """Under autocast a debiaser sees float32, and its terms are float32 of the same values."""
+    for name in ALL:
+        part = build(name)
+        for key in ("terms", "weights"):
+            if getattr(part, key) is None:
+                continue
+            torch.manual_seed(0)
+            output = Output(torch.randn(8, 2).bfloat16(), torch.randn(8, 4).bfloat16())
+            batch = BATCH._replace(teacher=Output(torch.randn(8, 2), torch.randn(8, 4)))
+            rest = ({"ce": torch.tensor(1.0)},) if key == "terms" else ()
+            with torch.autocast("cpu", torch.bfloat16):
+                got = getattr(part, key)(output, batch, *rest)
+            for value in got.values() if key == "terms" else [got]:
+                assert value.dtype == torch.float32, name
 
 
 def test_unknown_names_and_bad_strengths_are_refused():
@@ -59,112 +226,3 @@ def test_unknown_names_and_bad_strengths_are_refused():
             build("critic", lam)
     with pytest.raises(ValueError, match="two known groups"):
         build("domain_independent", group=torch.where(GROUP == 1, 1, -1))
-
-
-def test_batch_disparity_masks_empty_cells_and_unknown_groups():
-    logits = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1], [1, 0], [1, 0], [0, 1]])
-    disparity, valid = debias.batch_disparity(logits, BATCH, 3)
-    assert disparity.tolist() == pytest.approx([2 / 3, 1 - 1 / 3, 0])
-    assert valid.tolist() == [True, True, False]
-    hidden = BATCH._replace(group=torch.where(torch.arange(8) == 7, -1, GROUP))
-    disparity, valid = debias.batch_disparity(logits, hidden, 3)
-    assert valid.tolist() == [True, False, False]
-    assert disparity[1] == 0
-
-
-def test_a_perfect_classifier_has_no_batch_disparity_whatever_cells_are_empty():
-    logits = torch.eye(2)[LABELS]
-    for group in (GROUP, torch.ones(8, dtype=torch.int64), torch.full((8,), -1)):
-        assert debias.batch_disparity(logits, debias.Batch(LABELS, group), 2)[0].abs().max() == 0
-
-
-def test_critic_learns_the_disparity_and_its_term_reaches_the_student():
-    torch.manual_seed(0)
-    part = build("critic", 3.0)
-    fixed = torch.tensor([[4.0, 0], [4, 0], [4, 0], [0, 4], [0, 4], [0, 4], [0, 4], [4, 0]])
-    target, _ = debias.batch_disparity(fixed, BATCH, 2)
-    assert target.tolist() == [1, -1]
-    for _ in range(300):
-        logits = fixed.clone().requires_grad_()
-        terms = part.terms(Output(logits, None), BATCH, {"ce": torch.tensor(0.5)})
-    assert part.module(fixed).mean(0).tolist() == pytest.approx([1, -1], abs=0.1), (
-        "it has a sign, and one output per class"
-    )
-    terms["critic"].backward()
-    assert logits.grad.abs().sum(1).min() > 0, "every sample of the batch is seen, not only the first"
-    assert terms["critic"].item() == pytest.approx(3 * 0.5 * (1 - 0.05 + 0.01), rel=0.1)
-
-
-def test_critics_gradient_by_finite_differences():
-    torch.manual_seed(0)
-    part = build("critic", 3.0)
-    part.module.float()
-    logits = torch.randn(8, 2)
-    part.optimizer.param_groups[0]["lr"] = 0.0  # the same critic at every evaluation
-
-    def term(values):
-        return part.terms(Output(values, None), BATCH, {"ce": torch.tensor(1.0)})["critic"]
-
-    leaf = logits.clone().requires_grad_()
-    term(leaf).backward()
-    for index in ((0, 0), (5, 1)):
-        step = torch.zeros_like(logits)
-        step[index] = 1e-2
-        slope = (term(logits + step) - term(logits - step)).item() / 2e-2
-        assert slope == pytest.approx(leaf.grad[index].item(), rel=0.05, abs=1e-5)
-
-
-def test_batches_with_empty_groups_stay_finite():
-    part = build("critic", 3.0)
-    logits = torch.randn(4, 2, requires_grad=True)
-    for group in (torch.ones(4, dtype=torch.int64), torch.full((4,), -1)):
-        term = part.terms(Output(logits, None), debias.Batch(LABELS[:4], group), {"ce": torch.tensor(1.0)})["critic"]
-        term.backward()
-        assert term.isfinite()
-        assert logits.grad.isfinite().all()
-
-
-def test_group_heads_train_their_own_group_and_decide_together():
-    head = build("domain_independent").head
-    embedding = torch.randn(8, 4)
-    own = head.own(embedding, GROUP)
-    both = torch.stack([head.own(embedding, torch.full((8,), g)) for g in (0, 1)])
-    assert torch.equal(own, torch.stack([both[g, i] for i, g in enumerate(GROUP.tolist())]))
-    torch.testing.assert_close(head(embedding), both.mean(0))
-    torch.testing.assert_close(head.own(embedding, torch.full((8,), -1)), both.mean(0))
-    own[GROUP == 1].sum().backward()
-    gradient = head.heads.weight.grad.view(2, 2, 4)
-    assert gradient[0].abs().max() == 0
-    assert gradient[1].abs().min() > 0
-
-
-def test_a_debiased_network_reloads_with_its_heads(tiny):
-    run = runs.Run(debias="domain_independent", epochs=1, student="convnet_4", teacher="convnet_8")
-    runs.run(run, log=list)
-    model = runs.load_model(run)
-    assert isinstance(models.get_head(model), debias.GroupHeads)
-    from kdlib import evaluate
-
-    logits = evaluate.predict(model, runs.on_device(run, "test")).logits.numpy()
-    np.testing.assert_array_equal(logits, runs.predictions(run)["test_logits"])
-
-
-def test_cell_weights_balance_the_groups_within_a_class():
-    weights = debias.cell_weights(LABELS, GROUP, 2)
-    for label in (0, 1):
-        sums = [weights[(label == LABELS) & (g == GROUP)].sum().item() for g in (0, 1)]
-        assert sums == pytest.approx([2, 2])
-    assert debias.cell_weights(LABELS, torch.full((8,), -1), 2).tolist() == [1] * 8
-    table = build("reweight").weights(None, BATCH)
-    torch.testing.assert_close(table, weights)
-
-
-def test_resampling_shows_each_cell_of_a_class_equally_often():
-    labels, group = LABELS.repeat(500), GROUP.repeat(500)
-    part = build("resample", labels=labels, group=group)
-    order = part.order(seed=0, epoch=1)
-    assert len(order) == len(labels)
-    cells = torch.bincount(labels[order] * 2 + group[order])
-    assert cells.tolist() == pytest.approx([1000] * 4, rel=0.1)
-    assert torch.equal(order, part.order(seed=0, epoch=1))
-    assert not torch.equal(order, part.order(seed=0, epoch=2))
