@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdlib.groups import balance, batch_disparity, cell_means, membership, of_cells
-from kdlib.losses import reverse_gradient
+from kdlib.losses import one_hot, reverse_gradient
 
 
 def critic(facts, lam, *, threshold=0.05, margin=0.01, hidden=256, lr=1e-3, sharpness=20.0):
@@ -142,7 +142,7 @@ def _adversary(facts, reads, conditional, hidden, lr):
     def guess(values, batch):
         values = values.softmax(1) if reads == "logits" else F.layer_norm(values, values.shape[1:])
         if conditional:
-            values = torch.cat([values, F.one_hot(batch.labels, classes).to(values.dtype)], dim=1)
+            values = torch.cat([values, one_hot(batch.labels, classes).to(values.dtype)], dim=1)
         member = membership(batch.group, batch.share, groups)
         weights = of_cells(table, batch.labels, member, unknown=0.0)
         scores = network(values)

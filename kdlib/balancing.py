@@ -9,6 +9,7 @@ from torch import nn
 
 from kdlib.data import stratified_cut
 from kdlib.groups import balance, cell_counts, cell_means, cell_weights, membership, of_cells
+from kdlib.losses import one_hot
 from kdlib.models import Output
 
 
@@ -125,7 +126,7 @@ def bias_mimicking(facts, *, largest=20.0):
     def terms(output, batch, method_terms):
         member = membership(batch.group, batch.share, groups)
         weights = (kept[:, batch.labels] * member).sum(2).T  # (N, K)
-        target = F.one_hot(batch.labels, classes).float()
+        target = one_hot(batch.labels, classes)
         loss = F.binary_cross_entropy_with_logits(binary(output.embedding), target, weights, reduction="sum")
         return {"binary": loss / weights.sum().clamp(min=1)}
 

@@ -6,8 +6,8 @@ of shares and means are weighted by them; where its group is unknown it is in no
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 
+from kdlib.losses import one_hot
 from kdlib.models import Output
 
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 def membership(group, share, num_groups) -> torch.Tensor:
     """(N, G) float32: how much each sample is in each group: 1 and 0; 1 − share and share where it has one; 0 where its
     group is unknown. group int64 (N,); share float (N,) or None."""
-    whole = (F.one_hot(group.clamp(min=0), num_groups) * (group >= 0)[:, None]).float()
+    whole = one_hot(group, num_groups)
     if share is None:
         return whole
     parts = torch.stack([1 - share, share], dim=1).float()

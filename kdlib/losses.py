@@ -42,6 +42,12 @@ def _same_batch(student, teacher):
         )
 
 
+def one_hot(labels, num_classes):
+    """float32 (N, num_classes) of int64 labels (N,); a row of zeros for −1. torch's own checks the range, for which a step
+    would wait."""
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+
+
 def _weighted_mean(per_sample, weights):
     return per_sample.mean() if weights is None else (per_sample * weights).mean()
 
@@ -173,7 +179,7 @@ def group_mmd_loss(student_embedding, teacher_embedding, labels, member, num_cla
     distance = (square[:, None] + square - 2 * both @ both.T).clamp(min=0)
     count = len(labels)
     kernel = torch.exp(-distance / (2 * distance[:count, count:].mean().detach()).clamp(min=1e-12))
-    in_class = F.one_hot(labels, num_classes).to(member.dtype)
+    in_class = one_hot(labels, num_classes).to(member.dtype)
     cell = (in_class[:, :, None] * member[:, None]).flatten(1)  # (N, K·G)
     there = cell.sum(0) > 0
     of_student, of_teacher = (part / torch.where(part.sum(0) > 0, part.sum(0), 1) for part in (cell, in_class))

@@ -153,7 +153,7 @@ def adversarial_loss(part, logits, conditional, batch):
         if group < 0:
             continue
         there = batch.labels == label if conditional else torch.ones(8, dtype=torch.bool)
-        w = there.sum() / (2 * (there & (GROUP == group)).sum())
+        w = there.sum() / (2 * (there & (group == GROUP)).sum())
         row = torch.cat([logits[i].softmax(0), F.one_hot(batch.labels[i], 2)]) if conditional else logits[i].softmax(0)
         total += w * -F.log_softmax(part.module(row.to(logits.dtype)), dim=0)[group]
         weight += w
@@ -224,8 +224,8 @@ def test_projection_of_a_matrix():
 
 
 def test_a_projected_step_does_not_help_the_adversary():
-    """By finite differences: at small λ the adversary's loss is flat along the student's step, tensor by tensor; along the plain
-    gradient it is not; with λ it rises."""
+    """By finite differences: at small λ the adversary's loss is flat along the student's step, tensor by tensor; along the
+    plain gradient it is not; with λ it rises."""
     torch.manual_seed(0)
     inputs, weight = torch.randn(8, 3).double(), torch.randn(3, 2).double().requires_grad_()
     target = torch.randint(2, (8,))
