@@ -252,7 +252,7 @@ def _finish(this, dataset, model, images, rows, unseen=None):
 
 def _mad(dataset, split, predicted):
     """MAD on a split, to be watched over epochs; NaN where the attribute has no two groups."""
-    if set(np.unique(split.group)) - {-1, 0, 1}:
+    if len(set(np.unique(split.group)) - {-1}) < 2:
         return float("nan")
     pair = (data.bias_labels(dataset, numbers) for numbers in (split.labels, predicted))
     return bias.mean_absolute_disparity(*pair, split.group, num_classes=len(data.bias_classes(dataset)))

@@ -84,10 +84,15 @@ def test_every_picture_keeps_its_own_label(faces):
         assert split.group.tolist() == [gender for _, gender, _ in parsed]
 
 
-def test_race_is_a_many_valued_attribute_and_gender_can_be_the_class(folder):
+@pytest.fixture
+def five_races(folder):
+    """`folder` with 100 faces of five races."""
     for number in range(100):
         name = f"{20 + number}_{number % 2}_{number // 2 % 5}_{number}.jpg"
         (folder / name).write_bytes(picture(number))
+
+
+def test_race_is_a_many_valued_attribute_and_gender_can_be_the_class(five_races):
     race = data.load("utkface", label="gender", group="race", size=8)
     assert race.classes == ("female", "male")
     assert race.groups == ("White", "Black", "Asian", "Indian", "Others")
@@ -207,6 +212,18 @@ def test_a_run_trains_on_faces_and_measures_their_bias(faces):
     assert record["data"]["fingerprint"] == data.load("utkface", skew=0.75).fingerprint
     assert record["metrics"]["test"]["classes_counted"] == 5
     assert record["metrics"]["test"]["unknown"] == 0
+
+
+def test_a_run_carries_an_attribute_of_many_values(five_races):
+    settings = runs.Run(data="utkface", data_options="label=gender, group=race", student="convnet_4", teacher="convnet_8",
+                        debias="domain_independent", epochs=1, device="cpu")  # fmt: skip
+    record = runs.run(settings, log=list)
+    groups = data.load("utkface", label="gender", group="race").test.group
+    assert set(groups) == {0, 1, 2, 3, 4}
+    assert record["metrics"]["test"]["mad"] is not None
+    assert all(record["metrics"]["vs_teacher"][f"churn_group_{group}"] is not None for group in range(5))
+    assert runs.history(settings)["val_mad"].notna().all()
+    assert runs.load_model(settings).fc.num_groups == len(utkface.RACES)
 
 
 @pytest.mark.skipif(

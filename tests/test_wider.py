@@ -11,7 +11,7 @@ import pytest
 from conftest import REAL_DATA, damage_file
 from PIL import Image
 
-from kdlib import data, paths
+from kdlib import data, paths, runs
 from kdlib.data import pictures, wider
 
 EXCERPT = Path(__file__).parent / "wider_excerpt.json"  # real annotations, in the plain list form
@@ -309,6 +309,23 @@ def test_missing_and_broken_images_are_listed_and_refused_above_a_share(tree, ca
         assert (split.images[:, 1] == 255 * (table.scene.iloc[split.source] == 1).to_numpy()[:, None, None]).all()
     data._cached.cache_clear()
     assert data.load("wider", size=16, leave_out=0.05).left_out == dataset.left_out
+
+
+def test_a_run_trains_as_in_the_protocol_and_leaves_ties_out_of_its_bias(tree):
+    settings = runs.Run(
+        data="wider",
+        data_options="size=16",
+        student="convnet_4",
+        teacher="convnet_8",
+        optimizer="adam",
+        lr=1e-3,
+        epochs=1,
+    )
+    record = runs.run(settings, log=list)
+    test = data.load("wider", size=16).test
+    assert record["metrics"]["test"]["unknown"] == (test.group == -1).sum() == 16, "eight ties, eight without a gender"
+    assert runs.on_device(settings, "train").padding == 0, "no augmentation"
+    assert runs.stored(settings.teacher_run())["settings"]["optimizer"] == "adam"
 
 
 def test_what_is_needed_is_said_where_it_is_missing(tree, tmp_path, monkeypatch):
