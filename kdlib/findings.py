@@ -4,7 +4,7 @@ differ in their seed; kinds are {name: runs}. Classes are those of `data.bias_cl
 import numpy as np
 import pandas as pd
 
-from kdlib import bias, bias_compare, runs
+from kdlib import bias, runs
 from kdlib.bias_tables import extent
 from kdlib.results import disparities, interval, plus_minus, population, tested
 
@@ -122,8 +122,6 @@ def leakage_in_words(rows) -> pd.DataFrame:
 
 
 def inherited(teachers, students):
-    """(teacher (runs, K), student (runs, K), correlation (runs,), slope (runs,)) of disparities by class, run by run."""
+    """(teachers', students') disparities by class, both (runs, K), run by run: one teacher stands beside all its students."""
     one, other = disparities(teachers), disparities(students)
-    one = np.broadcast_to(one, other.shape) if len(one) == 1 else one
-    lines = np.array([bias_compare.line(x, y) for x, y in zip(one, other, strict=True)])
-    return one, other, *lines.T
+    return np.broadcast_to(one, other.shape) if len(one) == 1 else one, other

@@ -5,6 +5,7 @@ import textwrap
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -20,9 +21,23 @@ COLOURS = {
     "teacher": "#000000", "scratch": "#7F7F7F", "ckd": "#0072B2", "rkd": "#E69F00", "rkd_author": "#9A6A00",
     "ctkd": "#009E73", "ctkd_instance": "#005C43", "kdpp": "#D55E00", "dkd": "#CC79A7", "dkdpp": "#8A4070",
 }  # fmt: skip
-MARKERS = {"none": "o", "critic": "^", "domain_independent": "s", "reweight": "D", "resample": "v"}
+MARKERS = {
+    "none": "o", "critic": "^", "critic_faithful": "v", "adversary": "P", "adversary_conditional": "X", "projection": "<",
+    "domain_independent": "s", "reweight": "D", "resample": "d", "bias_mimicking": "h", "group_dro": ">",
+    "gap_penalty": "p", "mfd": "*", "dfr": "8",
+}  # fmt: skip
 DIVERGING = "RdBu_r"
 MANY = 20  # classes: more are drawn without their names, or in part
+
+
+def colour_of(name):
+    """A method's colour; of a name that has none, one of the palette that stays the same."""
+    return COLOURS.get(name, PALETTE[sum(map(ord, name)) % len(PALETTE)])
+
+
+def marker_of(debias):
+    """A debiaser's marker; of one that has none, its initials."""
+    return MARKERS.get(debias, f"${''.join(part[:1] for part in debias.split('_'))}$")
 
 
 def figure(rows=1, columns=1, *, width=7.5, height=3.2, **options):
@@ -93,7 +108,7 @@ def curves(histories, column, *, label, ax=None):
     for number, (name, tables) in enumerate(histories.items()):
         values = np.stack([table[column] for table in tables])
         epochs = np.arange(1, values.shape[1] + 1)
-        colour = COLOURS.get(name, PALETTE[number])
+        colour = COLOURS.get(name, PALETTE[number % len(PALETTE)])
         axis.plot(epochs, values.mean(0), color=colour, label=f"{NAMES.get(name, name)} (n = {len(tables)})")
         axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel="epoch", ylabel=label)
@@ -133,7 +148,7 @@ def bias_against_accuracy(points, *, floor, constant, note):
     if shown.empty:  # then nothing would be drawn
         useless, shown = shown, points
     for _, row in shown.iterrows():
-        colour, marker = COLOURS[row["method"]], MARKERS.get(row["debias"], "P")
+        colour, marker = colour_of(row["method"]), marker_of(row["debias"])
         point = row["accuracy"], row["mad"]
         axis.errorbar(*point, row["mad_half"], row["accuracy_half"], color=colour, elinewidth=0.8, alpha=0.3, zorder=2)
         face = "white" if row["teacher_debias"] != "none" else colour
@@ -157,15 +172,19 @@ def bias_against_accuracy(points, *, floor, constant, note):
     else:
         axis.plot(constant, 0, "x", color="#333333", label="constant classifier")
     axis.set(xlabel="accuracy on the test split", ylabel="mean absolute disparity (MAD) on the test split")
+    inside = useless[useless["accuracy"] >= left]
+    for _, row in inside.iterrows():  # marked, and no part of the front
+        axis.plot(row["accuracy"], row["mad"], "x", color=colour_of(row["method"]), markersize=6, zorder=3)
+    if len(inside):
+        axis.plot([], [], "x", color="#777777", label="degenerate: useless")
     _legend(axis, points)
     if len(useless):
-        note += (
-            f" Not drawn: {len(useless)} degenerate kinds of model (accuracy {useless['accuracy'].min():.2f} or more)."
-        )
+        note += f" {len(useless)} kinds of model are degenerate in a seed at least, so not to be praised: "
+        note += f"{len(inside)} crossed out, {len(useless) - len(inside)} left of the axis."
     return caption(drawing, note)
 
 
-_DEBIASER_NAMES = {"none": "no debiasing", "critic": "critic (with its λ)"}
+_DEBIASER_NAMES = {"none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO"}
 
 
 def _legend(axis, points):
@@ -173,13 +192,25 @@ def _legend(axis, points):
         face = "white" if hollow else colour
         axis.plot([], [], marker, color=colour, markerfacecolor=face, label=label)
 
-    for method in [name for name in COLOURS if name in set(points["method"])]:
-        handle(NAMES.get(method, method), COLOURS[method], "o")
-    for debias in [name for name in MARKERS if name in set(points["debias"])]:
-        handle(_DEBIASER_NAMES.get(debias, debias.replace("_", "-")), "#777777", MARKERS[debias])
+    for method in _ordered(points["method"], COLOURS):
+        handle(NAMES.get(method, method), colour_of(method), "o")
+    for debias in _ordered(points["debias"], MARKERS):
+        strength = " (with its λ)" if points.loc[points["debias"] == debias, "lam"].any() else ""
+        handle(debiaser_name(debias) + strength, "#777777", marker_of(debias))
     if (points["teacher_debias"] != "none").any():
         handle("hollow: teacher debiased too", "#777777", "o", hollow=True)
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def debiaser_name(debias):
+    """A debiaser in words: `group DRO`, `domain-independent`."""
+    return _DEBIASER_NAMES.get(debias, debias.replace("_", "-"))
+
+
+def _ordered(names, known):
+    """The distinct names, those that are known first and in their order."""
+    found = set(names)
+    return [name for name in known if name in found] + sorted(found.difference(known))
 
 
 def pareto(accuracy, disparity):
@@ -201,7 +232,7 @@ def disparity_by_class(disparities, classes, *, note):
     drawing, axis = figure(width=9, height=3.6)
     width = 0.8 / len(disparities)
     for number, (name, values) in enumerate(disparities.items()):
-        colour = COLOURS.get(name, PALETTE[number])
+        colour = COLOURS.get(name, PALETTE[number % len(PALETTE)])
         position = np.arange(len(classes)) + (number - (len(disparities) - 1) / 2) * width
         mean = np.nanmean(values, axis=0)
         half = [interval(column[~np.isnan(column)])[1] for column in values.T]
@@ -215,11 +246,14 @@ def disparity_by_class(disparities, classes, *, note):
 
 
 def forest(rows, *, label, note):
-    """Estimates with intervals, one line each: rows is a list of (text, colour name, value, low, high)."""
+    """Estimates with intervals, one line each: rows is a list of (text, colour name, value, low, high). A text that begins with
+    "mean" is drawn as a diamond, so that it is not taken for one of the estimates that it sums up."""
     drawing, axis = figure(width=7.5, height=0.9 + 0.24 * len(rows))
-    for number, (_, name, value, low, high) in enumerate(rows):
-        axis.plot([low, high], [number, number], color=COLOURS[name], linewidth=1.5)
-        axis.plot(value, number, "o", color=COLOURS[name], markersize=5)
+    for number, (text, name, value, low, high) in enumerate(rows):
+        summary = text.startswith("mean")
+        style = {"color": colour_of(name), "linewidth": 2.5 if summary else 1.2, "alpha": 1 if summary else 0.7}
+        axis.plot([low, high], [number, number], **style)
+        axis.plot(value, number, "D" if summary else "o", color=style["color"], markersize=6 if summary else 4)
     axis.axvline(0, color="#222222", linewidth=0.8)
     axis.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
     axis.invert_yaxis()
@@ -228,27 +262,37 @@ def forest(rows, *, label, note):
 
 
 def strengths(points, *, floor, note):
-    """MAD and accuracy against λ, a line per method: points as for `bias_against_accuracy`, of one debiaser with its λ = 0."""
-    drawing, axes = figure(1, 2, width=9, height=3.4)
-    shown = sorted(points["lam"].unique())
+    """MAD and accuracy against λ, a row per debiaser and a line per method: points as for `bias_against_accuracy`, of
+    debiasers that have a strength, and of the methods without any, which are their λ = 0."""
+    plain = points[points["debias"] == "none"]
+    debiasers = _ordered(points.loc[points["debias"] != "none", "debias"], MARKERS) or ["none"]
+    drawing, axes = figure(len(debiasers), 2, width=9, height=2.8 if len(debiasers) > 1 else 3.4, squeeze=False)
+    for pair, debias in zip(axes, debiasers, strict=True):
+        found = points[points["debias"] == debias] if debias != "none" else plain[:0]
+        _strength(pair, found, plain, floor, "" if debias == "none" else debiaser_name(debias))
+        pair[0].set_ylim(0, 1.15 * points["mad"].max() or 1)
+    axes[0, 1].legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="lower left")
+    return caption(drawing, note + " Crossed out: degenerate in at least one seed.")
+
+
+def _strength(axes, found, plain, floor, title):
+    shown = sorted({0.0, *found["lam"]})
     axes[0].axhspan(*floor, color="#bbbbbb", alpha=0.35, linewidth=0, label="noise floor (95 %)")
-    for method, rows in points.groupby("method", sort=False):
-        rows = rows.sort_values("lam")
+    for method in _ordered([*plain["method"], *found["method"]], COLOURS):
+        rows = [of[of["method"] == method] for of in (plain, found)]
+        rows = (rows[0] if rows[1].empty else pd.concat(rows)).sort_values("lam")
         position = [shown.index(lam) for lam in rows["lam"]]
+        useless = rows["degenerate"].to_numpy(bool)
         for axis, column in zip(axes, ("mad", "accuracy"), strict=True):
             axis.errorbar(
-                position, rows[column], yerr=rows[f"{column}_half"], marker="o", capsize=2, color=COLOURS[method],
+                position, rows[column], yerr=rows[f"{column}_half"], marker="o", capsize=2, color=colour_of(method),
                 label=NAMES.get(method, method),
             )  # fmt: skip
-            useless = rows["degenerate"].to_numpy()
             axis.plot(np.array(position)[useless], rows[column][useless], "x", color="#000000", markersize=9, zorder=5)
-    for axis, label in zip(axes, ("mean absolute disparity (MAD)", "accuracy"), strict=True):
+    for axis, label in zip(axes, ("MAD", "accuracy"), strict=True):
         axis.set_xticks(range(len(shown)), [f"{lam:g}" for lam in shown])
-        axis.set(xlabel="λ, strength of the debiaser", ylabel=f"test {label}")
-    axes[0].set_ylim(0, 1.15 * points["mad"].max() or 1)
+        axis.set(xlabel=f"λ, strength of {title or 'the debiaser'}", ylabel=f"{label} on test")
     axes[1].set_ylim(0, 1.02)
-    axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="lower left")
-    return caption(drawing, note + " Crossed out: degenerate in at least one seed.")
 
 
 def distributions(values, *, labels, note):
@@ -259,7 +303,7 @@ def distributions(values, *, labels, note):
         everything = np.concatenate([arrays[panel] for arrays in values.values()])
         edges = np.linspace(everything.min(), everything.max(), 41)
         for name, arrays in values.items():
-            options = {"histtype": "step", "density": True, "linewidth": 1.5, "color": COLOURS[name]}
+            options = {"histtype": "step", "density": True, "linewidth": 1.5, "color": colour_of(name)}
             axis.hist(arrays[panel], edges, label=NAMES.get(name, name), **options)
         axis.set(xlabel=labels[panel], ylabel="density")
     axes.flat[0].legend(frameon=False, fontsize=8)
