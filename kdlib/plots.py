@@ -295,6 +295,25 @@ def _strength(axes, found, plain, floor, title):
     axes[1].set_ylim(0, 1.02)
 
 
+def temperatures(points, *, floor, note):
+    """MAD and accuracy against the temperature of distillation, a line per method: points has a row per method and temperature
+    with the columns of `results.means`."""
+    drawing, axes = figure(1, 2, width=9)
+    axes[0].axhspan(*floor, color="#bbbbbb", alpha=0.35, linewidth=0, label="noise floor (95 %)")
+    for method, rows in points.groupby("method", sort=False):
+        for axis, column in zip(axes, ("mad", "accuracy"), strict=True):
+            look = {"marker": "o", "capsize": 2, "color": colour_of(method), "label": NAMES.get(method, method)}
+            axis.errorbar(rows["temperature"], rows[column], rows[f"{column}_half"], **look)
+    ticks = sorted(points["temperature"].unique())
+    for axis, label in zip(axes, ("MAD", "accuracy"), strict=True):
+        axis.set(xscale="log", xlabel="temperature of distillation (1 is the networks' own)", ylabel=f"{label} on test")
+        axis.set_xticks(ticks, [f"{each:g}" for each in ticks])
+        axis.minorticks_off()
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(frameon=False, fontsize=8)
+    return caption(drawing, note)
+
+
 def distributions(values, *, labels, note):
     """Histograms, a panel per quantity: values maps a name in COLOURS to a list of arrays, one per panel; labels name the
     panels' axes."""

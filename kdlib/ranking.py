@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib import data, runs
-from kdlib.results import NAMES, PLAIN, interval, labelled, plus_minus, select, t_test
+from kdlib.results import NAMES, PLAIN, changes, interval, labelled, plus_minus, select, t_test
 
+HALVED_BY = "halved by (MAD, change of accuracy)"
 TOLERANCE = 0.01  # of validation accuracy, that a less biased λ may cost
 
 
@@ -134,11 +135,11 @@ def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     ranks["rank"] = ranks.groupby(["method", "seed"])["area"].rank(ascending=False)
     rows = {}
     for debias in strengths["debias"].unique():
-        own, changes = at[at["debias"] == debias], {}
+        own, differ = at[at["debias"] == debias], {}
         for column in ("accuracy", "mad", "sqrt_u"):
             sides = [part.set_index(["method", "seed"])[f"test_{column}"].astype(float) for part in (own, plain)]
-            changes[column] = (sides[0] - sides[1]).dropna().groupby("seed").mean()
-        rows[debias] = changes | {
+            differ[column] = (sides[0] - sides[1]).dropna().groupby("seed").mean()
+        rows[debias] = differ | {
             "area": point[point["debias"] == debias].groupby("seed")["area"].mean(),
             "front": front[front["debias"] == debias].groupby("seed")["area"].mean(),
             "rank": ranks[ranks["debias"] == debias].groupby("seed")["rank"].mean(),
@@ -183,25 +184,19 @@ def holm(p_values) -> list:
 
 
 def halved(table, chosen) -> pd.DataFrame:
-    """Per method: which debiasers, at the λ that validation chose, bring MAD to half or less with the 95 % interval of the
-    paired difference below zero and at most one point of accuracy lost."""
-    at = at_choice(table, chosen)
-    rows = []
-    for method in at["method"].unique():
-        plain = select(at, method=method, debias="none").set_index("seed")
-        helping = []
-        for debias in chosen.loc[chosen["method"] == method, "debias"]:
-            own = select(at, method=method, debias=debias).set_index("seed")
-            mad, half = interval((own["test_mad"] - plain["test_mad"]).astype(float))
-            accuracy = float((own["test_accuracy"] - plain["test_accuracy"]).mean())
-            before = float(plain["test_mad"].mean())
-            if before + mad <= before / 2 and mad + half < 0 and accuracy >= -0.01:
-                helping.append((before + mad, f"{debias.replace('_', '-')} ({before + mad:.3f}, {accuracy:+.3f})"))
-        listed = "; ".join(text for _, text in sorted(helping)) or "none"
+    """Per method, the debiasers that help at the λ that validation chose, in the sense of `results.changes`: MAD at half or
+    less with the interval of its change below zero, at most a point of accuracy lost, no degenerate seed."""
+    found, rows = changes(at_choice(table, chosen)).sort_values("mad"), []
+    for method, own in found.groupby("method", sort=False):
+        helping = own[own["helps"]]
+        listed = [
+            f"{row.debias.replace('_', '-')} ({row.mad_before + row.mad:.3f}, {row.accuracy:+.3f})"
+            for row in helping.itertuples()
+        ]
+        before = f"{own['mad_before'].iloc[0]:.3f}"
         rows.append(
-            {"method": NAMES.get(method, method), "MAD without": f"{plain['test_mad'].mean():.3f}",
-             "halved by (MAD, change of accuracy)": listed}
-        )  # fmt: skip
+            {"method": NAMES.get(method, method), "MAD without": before, HALVED_BY: "; ".join(listed) or "none"}
+        )
     return pd.DataFrame(rows)
 
 

@@ -1,5 +1,7 @@
 """The study's settings: published recipes, one teacher for all methods, and grids whose parts can be compared."""
 
+import dataclasses
+
 import pytest
 
 from kdlib import profiles
@@ -111,6 +113,14 @@ def test_a_changed_profile_changes_students_and_teachers_alike():
     assert small.students("ckd")[0]["lr"] == small.teachers()[0]["lr"] == 0.5
     assert small.published == (), "a published recipe with other settings is none"
     assert profiles.profile("quick").changed() == profiles.profile("quick")
+
+
+def test_other_temperatures_are_for_methods_that_soften_logits():
+    study = dataclasses.replace(profiles.profile("quick"), temperatures=(1.0, 4.0))
+    assert {each: runs[0]["temperature"] for each, runs in study.tempered("ckd").items()} == {1.0: 1.0, 4.0: None}
+    assert as_run(study.tempered("ckd")[4.0][0]).resolved() == as_run(study.students("ckd")[0]).resolved()
+    assert study.tempered("rkd") == study.tempered("ctkd") == {}  # RKD as benchmarked has no such term, CTKD learns it
+    assert all(run in study.extras() for part in study.tempered("kdpp").values() for run in part)
 
 
 def changed(one, other):
