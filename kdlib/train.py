@@ -12,8 +12,12 @@ from kdlib.augment import draw_order, draw_views, number_of_views
 from kdlib.debias import Batch, Debiaser
 
 OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("one_cycle", "step", "step_rkd", "constant")
-STEPS = {"step": (0.1, (150, 180, 210), 240), "step_rkd": (0.2, (60, 120, 160), 200)}  # factor, after which epochs, of
+SCHEDULES = ("one_cycle", "step", "step_rkd", "step_quarters", "constant")
+STEPS = {  # factor, after which epochs, of
+    "step": (0.1, (150, 180, 210), 240),
+    "step_rkd": (0.2, (60, 120, 160), 200),
+    "step_quarters": (0.1, (50, 100, 150), 200),
+}
 
 
 class NotFinite(RuntimeError):
@@ -141,7 +145,8 @@ def batches(order, batch_size):
 def build_schedule(name, optimizer, *, lr, epochs, steps):
     """A torch scheduler that is stepped after each of the `steps` of an epoch: one_cycle (up to `lr` and down, momentum
     fixed), step (× .1 after 150, 180 and 210 of 240 epochs, or these shares of another number), step_rkd (RKD's author: × .2
-    after 60, 120 and 160 of 200) or constant. ValueError for another name."""
+    after 60, 120 and 160 of 200), step_quarters (CIFAR-10S: × .1 after each quarter) or constant. ValueError for another
+    name."""
     if name == "one_cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps + 1, cycle_momentum=False)
     if name in STEPS:

@@ -23,9 +23,8 @@ IMAGES = Images(GENERATOR.integers(0, 256, (48, 3, 8, 8), dtype=np.uint8), (0.5,
 
 def build(name, lam=None, labels=LABELS, group=GROUP, dim=4, share=None, num_groups=2, classes=2, teacher_dim=4):
     lam = lam if lam is not None else float(debias.has_strength(name))
-    teacher = debias.Teacher(
-        teacher_dim, lambda: Output(torch.zeros(len(labels), classes), torch.zeros(len(labels), 4))
-    )
+    says = torch.randn(len(labels), classes + teacher_dim, generator=torch.Generator().manual_seed(5))
+    teacher = debias.Teacher(teacher_dim, lambda: Output(*says.split([classes, teacher_dim], dim=1)))
     return debias.build_debiaser(
         name, lam=lam, labels=labels, group=group, share=share, num_classes=classes, num_groups=num_groups,
         embedding_dim=dim, teacher=teacher,

@@ -224,8 +224,8 @@ def test_projection_of_a_matrix():
 
 
 def test_a_projected_step_does_not_help_the_adversary():
-    """By finite differences: at small λ the adversary's loss is flat along the student's step, tensor by tensor; along the
-    plain gradient it is not; with λ it rises."""
+    """By finite differences: at small λ the adversary's loss is flat along the student's step; along the plain gradient it is
+    not; with λ it rises."""
     torch.manual_seed(0)
     inputs, weight = torch.randn(8, 3).double(), torch.randn(3, 2).double().requires_grad_()
     target = torch.randint(2, (8,))
@@ -522,7 +522,7 @@ def test_a_debiased_network_reloads_with_its_heads(tiny):
 def test_the_prior_by_hand():
     prior = priors.log_prior(torch.tensor([[95.0, 5], [0, 9]]))
     np.testing.assert_allclose(prior.exp(), [[95.5 / 101, 5.5 / 101], [0.5 / 10, 9.5 / 10]], rtol=1e-6)
-    part = build("balanced_teacher", 2.0)
+    part = build("logit_adjustment", 2.0)
     table = 2 * priors.log_prior(torch.tensor([[1.0, 3], [3, 1]]))  # class × group of LABELS and GROUP
     moved = part.select(Output(LOGITS, None), BATCH).logits - LOGITS
     torch.testing.assert_close(moved, table.T[GROUP])
@@ -532,25 +532,14 @@ def test_the_prior_by_hand():
     torch.testing.assert_close(moved, (0.75 * table[:, 0] + 0.25 * table[:, 1]).expand(8, 2))
 
 
-def distillation(part, student, teacher):
-    """The distillation loss as the training loop arranges it."""
-    theirs = Output(teacher, None)
-    theirs = part.teacher(theirs, BATCH) if part.teacher else theirs
-    return losses.kd_loss(part.select(Output(student, None), BATCH).logits, theirs.logits, temperature=4.0)
-
-
-def test_what_the_student_is_drawn_to():
-    """The teacher itself under logit adjustment; the teacher without the groups' prior under the balanced teacher."""
+def test_logit_adjustment_leaves_distillation_as_it_was():
     teacher = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
-    shift = priors.log_prior(torch.tensor([[1.0, 3], [3, 1]])).T[GROUP]
-    adjusted, balanced = build("logit_adjustment", 1.0), build("balanced_teacher", 1.0)
-    assert distillation(adjusted, teacher, teacher).item() == pytest.approx(0, abs=1e-6)
-    assert distillation(balanced, teacher - shift, teacher).item() == pytest.approx(0, abs=1e-6)
-    assert distillation(balanced, teacher, teacher).item() > 0.05
+    part = build("logit_adjustment", 1.0)
+    sides = part.select(Output(teacher, None), BATCH), part.teacher(Output(teacher, None), BATCH)
+    assert losses.kd_loss(*(side.logits for side in sides), temperature=4.0).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["logit_adjustment", "balanced_teacher"])
-def test_what_is_learned_from_skewed_labels_is_the_posterior_without_the_group(name):
+def test_what_logit_adjustment_learns_from_skewed_labels_is_the_posterior_without_the_group():
     """Exact expectations over a discrete x whose distribution knows the class alone: at λ = 1 the logits, fitted through the
     cross-entropy to a 95/5 skew, are log p(x | k) up to a constant; without it they lean to the group's own class."""
     generator = torch.Generator().manual_seed(0)
@@ -560,7 +549,7 @@ def test_what_is_learned_from_skewed_labels_is_the_posterior_without_the_group(n
     labels, x, group = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (2, 6, 2)), indexing="ij"))
     probability = likelihood[labels, x] * skew[labels, group] / 2
     split = torch.tensor([0, 1, 0, 1]).repeat_interleave(torch.tensor([950, 50, 50, 950]))
-    part = build(name, 1.0, labels=torch.arange(2).repeat_interleave(1000), group=split)
+    part = build("logit_adjustment", 1.0, labels=torch.arange(2).repeat_interleave(1000), group=split)
     # x may show the group too, as a picture's colour does: one row of logits for each x and group
     table = torch.zeros(6, 2, 2).double().requires_grad_()
     optimizer = torch.optim.LBFGS([table], max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-9)
@@ -576,6 +565,84 @@ def test_what_is_learned_from_skewed_labels_is_the_posterior_without_the_group(n
     learned, expected = table.detach().softmax(2), (likelihood / likelihood.sum(0)).T
     for g in (0, 1):
         torch.testing.assert_close(learned[:, g], expected, rtol=0.02, atol=0.01)
+
+
+def balanced(lam, says, labels, group, **options):
+    """The balanced teacher's parts, from a teacher that says `says` (N, K + 3) on the training split."""
+    classes = says.shape[1] - 3
+    cells = groups.cell_counts(labels, groups.membership(group, None, 2), classes)
+    facts = dict(labels=labels, group=group, share=None, cells=cells, num_classes=classes, num_groups=2, device="cpu")
+    teacher = debias.Teacher(3, lambda: Output(*says.split([classes, 3], dim=1)))
+    return priors.balanced_teacher(facts, lam, teacher, **options)
+
+
+def a_teacher(count=400):
+    """Logits and embeddings of a teacher that follows a group which follows the class; labels and group."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % 2
+    group = (torch.rand(count, generator=generator) < torch.where(labels == 1, 0.9, 0.1)).long()
+    says = torch.randn(count, 5, generator=generator) + 2 * F.one_hot(labels, 5) + 1.5 * F.one_hot(group, 5)
+    return says, labels, group
+
+
+def test_group_deviation_is_a_difference_of_means():
+    says, labels, group = a_teacher(40)
+    group[labels == 0] = 0  # a cell without pictures
+    member = groups.membership(group, None, 2)
+    cells = groups.cell_counts(labels, member, 3)
+    deviation = priors.group_deviation(says, labels, member, cells)
+    for k in range(3):
+        means = [says[(k == labels) & (g == group)].mean(0) for g in (0, 1)]
+        if k == 1:
+            torch.testing.assert_close(deviation[1, 0], (means[0] - means[1]) / 2)
+            torch.testing.assert_close(deviation[1, 1], (means[1] - means[0]) / 2)
+        else:
+            assert deviation[k].abs().max() < 1e-6, "nothing to compare with"
+
+
+def test_group_conditional_means_of_the_balanced_teacher_agree():
+    says, labels, group = a_teacher()
+    batch = debias.Batch(labels, group)
+    part = balanced(1.0, says, labels, group, prior_weight=0.0)
+    output = part["teacher"](Output(says[:, :2], says[:, 2:]), batch)
+    for values in output:
+        for k in (0, 1):
+            means = [values[(k == labels) & (g == group)].mean(0) for g in (0, 1)]
+            torch.testing.assert_close(*means)
+    before = [says[(labels == 0) & (g == group), :2].mean(0) for g in (0, 1)]
+    assert (before[0] - before[1]).abs().max() > 1
+
+
+def test_the_balanced_teachers_correction_by_hand():
+    says, labels, group = a_teacher(60)
+    cells = groups.cell_counts(labels, groups.membership(group, None, 2), 2)
+    a = priors.log_prior(cells)
+    for weight, lam in ((10.0, 1.0), (10.0, 0.5), (1e12, 1.0)):
+        part = balanced(lam, says, labels, group, prior_weight=weight)
+        output = part["teacher"](Output(says[:, :2], says[:, 2:]), debias.Batch(labels, group))
+        for i in range(0, 60, 7):
+            y, g, n = labels[i], group[i], cells[labels[i]].min()
+            means = [says[(y == labels) & (h == group)].mean(0) for h in (0, 1)]
+            own = means[g] - (means[0] + means[1]) / 2
+            shift = a.mean(1) + (n * own[:2] + weight * (a[:, g] - a.mean(1))) / (n + weight)
+            torch.testing.assert_close(output.logits[i], says[i, :2] - lam * shift)
+            torch.testing.assert_close(output.embedding[i], says[i, 2:] - lam * n / (n + weight) * own[2:])
+    bayes = output.logits - says[:, :2]  # of the heaviest prior
+    torch.testing.assert_close(bayes, -a.T[group], rtol=1e-4, atol=1e-4)
+
+
+def test_the_balanced_teacher_leaves_unknown_groups_and_missing_embeddings_alone():
+    says, labels, group = a_teacher()
+    part = balanced(1.0, says, labels, group)
+    theirs = Output(says[:, :2], None)
+    output = part["teacher"](theirs, debias.Batch(labels, torch.full_like(group, -1)))
+    assert torch.equal(output.logits, theirs.logits)
+    assert output.embedding is None
+    half = part["teacher"](theirs, debias.Batch(labels, group, torch.full((400,), 0.5))).logits
+    sides = [part["teacher"](theirs, debias.Batch(labels, torch.full_like(group, g))).logits for g in (0, 1)]
+    torch.testing.assert_close(half, (sides[0] + sides[1]) / 2)
+    facts = dict(labels=labels, group=group, num_groups=2, share=None)
+    assert torch.equal(part["order"](0, 1), balancing.resample(facts)["order"](0, 1))
 
 
 # ---- the literature's amplification

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from kdlib import profiles
+from kdlib import debias, models, profiles
 from kdlib.runs import as_run
 
 
@@ -122,6 +122,26 @@ def test_other_temperatures_are_for_methods_that_soften_logits():
     assert as_run(study.tempered("ckd")[4.0][0]).resolved() == as_run(study.students("ckd")[0]).resolved()
     assert study.tempered("rkd") == study.tempered("ctkd") == {}  # RKD as benchmarked has no such term, CTKD learns it
     assert all(run in study.extras() for part in study.tempered("kdpp").values() for run in part)
+
+
+@pytest.mark.parametrize("name", profiles.PROFILES)
+def test_every_run_of_a_grid_is_one_that_can_be_made(name):
+    chosen = [as_run(settings) for settings in profiles.profile(name).grid()]
+    alone = {run.debias for run in chosen if run.method == "scratch"}
+    assert not any(debias.needs_teacher(name) for name in alone)
+    students = {run.debias for run in chosen if run.method != "scratch"}
+    assert students == {"none", profiles.profile(name).teacher_debias, *profiles.profile(name).debias}
+
+
+def test_cifar10s_follows_the_published_protocol_with_students_of_half_the_size_at_most():
+    study = profiles.profile("cifar10s", "all")
+    for run in map(as_run, study.grid()):
+        assert (run.epochs, run.lr, run.batch_size, run.schedule) == (200, 0.1, 128, "step_quarters")
+        assert (run.momentum, run.weight_decay, run.nesterov) == (0.9, 5e-4, False)
+    sizes = {
+        name: sum(p.numel() for p in models.build_model(name, 10).parameters()) for pair in study.pairs for name in pair
+    }
+    assert all(2 * sizes[student] <= sizes[teacher] == sizes["ResNet18"] for teacher, student in study.pairs)
 
 
 def changed(one, other):

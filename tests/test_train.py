@@ -273,6 +273,16 @@ def test_boundaries_of_rkds_own_schedule(epoch, rate):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
 
 
+@pytest.mark.parametrize(("epoch", "rate"), [(50, 0.1), (51, 0.01), (101, 1e-3), (151, 1e-4)])
+def test_boundaries_of_cifar10s_schedule(epoch, rate):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    schedule = build_schedule("step_quarters", optimizer, lr=0.1, epochs=200, steps=3)
+    for _ in range(3 * epoch - 1):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 def test_labels_outside_the_range_are_refused():
     model = models.build_model("convnet_4", 3)
     method = methods.build_method("scratch")
