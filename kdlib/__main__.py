@@ -9,7 +9,8 @@ import typing
 
 # fields of Run that a profile's grid sets itself
 VARIED = (
-    "student", "teacher", "method", "debias", "lam", "teacher_debias", "teacher_lam", "seed", "ce", "kd", "nd", "beta",
+    "student", "teacher", "method", "debias", "lam", "teacher_debias", "teacher_lam", "seed", "ce", "kd", "nd", "alpha",
+    "beta",
 )  # fmt: skip
 
 

@@ -191,15 +191,19 @@ def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
 
 
 def dkd(context, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
-    """Decoupled distillation (Zhao et al. 2022), the control."""
+    """Decoupled distillation (Zhao et al. 2022), the control. It warms up as min(1, epoch / 20) with epochs from 1, as its
+    code does; KD++, and DKD within it, count from 0."""
+    return _decoupled(ce, alpha, beta, temperature, lambda epoch: min(1.0, epoch / warmup) if warmup else 1.0)
 
+
+def _decoupled(ce, alpha, beta, temperature, ramp):
     def terms(student, teacher, labels, epoch, weights=None):
         divergence = losses.dkd_loss(
             student.logits, teacher.logits, labels, alpha=alpha, beta=beta, temperature=temperature, weights=weights
         )
         return {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
-            "dkd": warm_up(epoch, warmup) * divergence,
+            "dkd": ramp(epoch) * divergence,
         }
 
     return Method(terms)
@@ -208,7 +212,7 @@ def dkd(context, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
 def dkdpp(context, *, ce=1.0, nd=2.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
     """KD++'s norm-and-direction term added to DKD (Wang et al. 2023)."""
     project = _projector(context)
-    base = dkd(context, ce=ce, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup)
+    base = _decoupled(ce, alpha, beta, temperature, lambda epoch: warm_up(epoch, warmup))
 
     def terms(student, teacher, labels, epoch, weights=None):
         embedding = project(student.embedding)

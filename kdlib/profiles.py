@@ -80,8 +80,8 @@ class Profile:
 
     def students(self, method, debias="none", lam=0.0, teacher_debias="none", **recipe):
         """The student under a method; method scratch is the student alone, the control with the same budget. `recipe`:
-        settings in place of the profile's."""
-        recipe = {"lr": self._student_lr()} | recipe
+        settings in place of the profile's, and of the pair's published weights."""
+        recipe = {"lr": self._student_lr()} | method_weights(method, *self.pairs[0]) | recipe
         return self._runs(method=method, debias=debias, lam=lam, teacher_debias=teacher_debias, **recipe)
 
     def _student_lr(self):
@@ -121,7 +121,7 @@ class Profile:
         its weights and its optimiser bring. Empty unless the profile is `ablated`."""
         if not self.ablated:
             return {}
-        weights = kdpp_weights(*self.pairs[0])
+        weights = method_weights("kdpp", *self.pairs[0])
         batch = self.settings["batch_size"]
         parts = {
             "nesterov": {"nesterov": True},
@@ -177,26 +177,50 @@ def published_recipe(method, teacher, student) -> dict:
         return recipe | dict(epochs=200, batch_size=128, lr=0.1, schedule="step_rkd")
     if method in ("kdpp", "dkdpp"):
         recipe |= dict(batch_size=128, lr=0.02 if small else 0.1, nesterov=True)
-    if method == "kdpp":
-        recipe |= kdpp_weights(teacher, student)
-    if method == "dkd" and (teacher, student) == ("resnet56", "resnet20"):
-        recipe |= dict(beta=2.0)
-    return recipe
+    return recipe | method_weights(method, teacher, student)
 
 
-def kdpp_weights(teacher, student) -> dict:
-    """KD++'s published weights for this pair; empty, so the method's own, where none were published."""
-    return dict(zip(("ce", "kd", "nd"), KDPP_WEIGHTS.get((teacher, student), ()), strict=False))
+def method_weights(method, teacher, student) -> dict:
+    """The published weights of a method's terms for this pair; empty, so the method's own, where the pair has none."""
+    names, of_pairs = WEIGHTS.get(method, ((), {}))
+    return dict(zip(names, of_pairs.get((teacher, student), ()), strict=False))
 
 
-# KD++'s published weights of cross-entropy, distillation, and norm and direction
-KDPP_WEIGHTS = {
-    ("resnet56", "resnet20"): (1.0, 1.0, 2.0),
-    ("resnet32x4", "resnet8x4"): (1.0, 3.5, 2.0),
-    ("wrn_40_2", "wrn_40_1"): (1.0, 1.0, 1.5),
-    ("ResNet50", "MobileNetV2"): (1.0, 3.0, 0.5),
-    ("resnet32x4", "ShuffleV1"): (1.0, 2.5, 1.5),
-    ("resnet32x4", "ShuffleV2"): (1.0, 4.0, 0.5),
+# Of each method that is weighted by the pair: the names of its weights, and their values where they were published (KD++ and
+# DKD++ by Wang et al. 2023; DKD by the configurations of mdistiller, its authors' code)
+WEIGHTS = {
+    "kdpp": (
+        ("ce", "kd", "nd"),
+        {
+            ("resnet56", "resnet20"): (1.0, 1.0, 2.0),
+            ("resnet32x4", "resnet8x4"): (1.0, 3.5, 2.0),
+            ("wrn_40_2", "wrn_40_1"): (1.0, 1.0, 1.5),
+            ("ResNet50", "MobileNetV2"): (1.0, 3.0, 0.5),
+            ("resnet32x4", "ShuffleV1"): (1.0, 2.5, 1.5),
+            ("resnet32x4", "ShuffleV2"): (1.0, 4.0, 0.5),
+        },
+    ),
+    "dkd": (
+        ("beta",),
+        {
+            ("resnet56", "resnet20"): (2.0,),
+            ("resnet110", "resnet32"): (2.0,),
+            ("wrn_40_2", "wrn_16_2"): (6.0,),
+            ("wrn_40_2", "wrn_40_1"): (6.0,),
+            ("vgg13", "vgg8"): (6.0,),
+        },
+    ),
+    "dkdpp": (
+        ("alpha", "beta", "nd"),
+        {
+            ("resnet56", "resnet20"): (2.5, 4.0, 3.5),
+            ("resnet32x4", "resnet8x4"): (2.0, 8.0, 0.5),
+            ("wrn_40_2", "wrn_40_1"): (1.0, 6.0, 1.0),
+            ("ResNet50", "MobileNetV2"): (0.5, 8.0, 1.0),
+            ("resnet32x4", "ShuffleV1"): (0.5, 8.0, 4.0),
+            ("resnet32x4", "ShuffleV2"): (0.5, 6.0, 0.5),
+        },
+    ),
 }
 
 # The pairs of the published tables, and the earlier study's in the CIFAR form
@@ -242,9 +266,10 @@ PROFILES = {
     ),
     "cifar100": Profile(
         name="cifar100",
-        about="CIFAR-100 under the published protocol, 240 epochs: for a GPU",
+        about="CIFAR-100 under the published protocol, 240 epochs, all but 100 training pictures: for a GPU",
         settings=dict(
             data="cifar100",
+            data_options="val_share=0.002",  # the protocol trains on all 50,000; nothing is chosen on one picture a class
             epochs=240,
             lr=0.05,
             batch_size=64,

@@ -15,9 +15,13 @@ from kdlib.train import OPTIMIZERS, SCHEDULES
 
 RESULTS = 2  # raise when the same settings would give other results; old records are then no longer found
 PRECISIONS = ("auto", "float32", "bfloat16")
-WEIGHTS = ("ce", "kd", "nd", "beta")
+WEIGHTS = ("ce", "kd", "nd", "alpha", "beta")
 WEIGHTS_FROM = ("none", "imagenet", "published")
-ADDED = ("data_options", "optimizer")  # fields later than the first results: no part of a key at their defaults
+ADDED = (
+    "data_options",
+    "optimizer",
+    "alpha",
+)  # fields later than the first results: no part of a key at their defaults
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Run:
     ce: float | None = None  # weight of the cross-entropy
     kd: float | None = None  # of the distillation term
     nd: float | None = None  # of norm and direction
+    alpha: float | None = None  # of DKD's part between the label and the rest
     beta: float | None = None  # of DKD's part among the classes that are not the label
     teacher_seed: int | None = None  # None: the student's
     teacher_epochs: int | None = None  # None: the student's

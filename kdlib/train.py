@@ -116,11 +116,13 @@ def train(
             if device.type == "cpu":  # elsewhere this would wait for the device, so it is done once an epoch
                 check_finite(logged[-1][None], list(terms), epoch, len(logged))
             optimizer.step()
+            rate = scheduler.get_last_lr()[0]  # this step's, which the next line changes
             scheduler.step()
         values = torch.stack(logged)
         check_finite(values, list(terms), epoch, 1)
         trained.eval()
-        row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
+        check_parameters(trained, epoch)
+        row = {"epoch": epoch, "lr": rate}
         row |= dict(zip(terms, values.mean(0).tolist(), strict=True)) | method.report() | debiaser.report()
         row |= validate(epoch)
         row["seconds"] = time.monotonic() - started
@@ -166,7 +168,18 @@ def check_finite(values, names, epoch, first_step):
         value = values[step, term].item()
         raise NotFinite(
             f"loss term {names[term]!r} is {value} in epoch {epoch}, step {first_step + step}; training stopped. "
-            "Try a lower learning rate or a smaller weight; the last checkpoint is kept."
+            "Try a lower learning rate or a smaller weight; a checkpoint of an earlier epoch is kept, if there is one."
+        )
+
+
+def check_parameters(module, epoch):
+    """Raise NotFinite unless all parameters are finite: a finite loss can have gradients that are not, and no checkpoint or
+    result may hold what they left."""
+    if not torch.stack([parameter.detach().isfinite().all() for parameter in module.parameters()]).all():
+        wrong = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
+        raise NotFinite(
+            f"parameter {wrong[0]!r} is not finite after epoch {epoch}, though its loss was; training stopped. "
+            "Try a lower learning rate; a checkpoint of an earlier epoch is kept, if there is one."
         )
 
 

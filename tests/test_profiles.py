@@ -29,8 +29,23 @@ def test_published_recipes(method, pair, expected):
     assert recipe | expected == recipe
 
 
-def test_dkds_beta_is_its_own_elsewhere():
-    assert "beta" not in profiles.published_recipe("dkd", "resnet110", "resnet32")
+@pytest.mark.parametrize(
+    ("method", "pair", "expected"),
+    [
+        ("dkd", ("resnet110", "resnet32"), {"beta": 2.0}),
+        ("dkd", ("vgg13", "vgg8"), {"beta": 6.0}),
+        ("dkd", ("resnet32x4", "resnet8x4"), {}),
+        ("dkdpp", ("resnet56", "resnet20"), {"alpha": 2.5, "beta": 4.0, "nd": 3.5}),
+        ("kdpp", ("resnet32x4", "resnet8x4"), {"ce": 1.0, "kd": 3.5, "nd": 2.0}),
+        ("kdpp", ("vgg13", "vgg8"), {}),
+        ("ckd", ("resnet56", "resnet20"), {}),
+    ],
+)
+def test_a_pairs_own_weights_are_in_every_recipe(method, pair, expected):
+    study = profiles.profile("cifar100", "->".join(pair))
+    assert profiles.method_weights(method, *pair) == expected
+    for recipe in (study.students(method)[0], study.as_published(method)[0], profiles.published_recipe(method, *pair)):
+        assert {name: recipe[name] for name in ("ce", "kd", "nd", "alpha", "beta") if name in recipe} == expected
 
 
 @pytest.mark.parametrize("pair", [f"{teacher}->{student}" for teacher, student in profiles.CIFAR_PAIRS])

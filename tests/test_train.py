@@ -1,5 +1,7 @@
 """The training loop: the same seed gives the same bits, a resumed run is an uninterrupted one, and NaN stops it by name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,38 @@ def test_the_loop_takes_the_steps_of_a_simple_one():
             optimizer.step()
     for one, other in zip(ours.parameters(), simple.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_finite_loss_with_gradients_that_are_not_leaves_no_checkpoint_of_them(tmp_path):
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, values, epoch):
+            ctx.epoch = epoch
+            return values.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * (float("nan") if ctx.epoch == 3 else 1.0), None
+
+    plain = methods.build_method("scratch")
+
+    def terms(student, teacher, labels, epoch, weights=None):
+        return plain.terms(student._replace(logits=Broken.apply(student.logits, epoch)), teacher, labels, epoch)
+
+    torch.manual_seed(0)
+    model, checkpoint = models.build_model("convnet_4", 3), tmp_path / "checkpoint.pt"
+    settings = {"epochs": 4, "batch_size": 40, "lr": 0.05, "seed": 3, "log": lambda line: None}
+    method = dataclasses.replace(plain, terms=terms)
+    with pytest.raises(training.NotFinite, match=r"not finite after epoch 3"):
+        train(model, IMAGES, LABELS, GROUP, method, checkpoint=checkpoint, checkpoint_seconds=0, **settings)
+    kept = torch.load(checkpoint, weights_only=True)
+    assert len(kept["history"]) == 2
+    assert all(tensor.isfinite().all() for tensor in kept["parts"]["model"].values())
+
+
+def test_the_learning_rate_in_the_history_is_the_epochs_own():
+    _, history = go("scratch", epochs=8, schedule="step", lr=0.08)  # of 240 epochs: 150, 180, 210 are 5, 6, 7 of 8
+    assert [row["lr"] for row in history] == pytest.approx([0.08] * 5 + [0.008, 0.0008, 0.00008])
 
 
 class Reads(TorchDispatchMode):
