@@ -9,9 +9,8 @@ __version__ = "0.1.0"
 
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
-    "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train", "teachers",
-    "evaluate", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots",
-    "report",
+    "paths", "machine", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "debias", "train",
+    "teachers", "evaluate", "bias", "profiles", "settings", "runs", "sweep", "results", "literature", "plots", "report",
 )  # fmt: skip
 
 
