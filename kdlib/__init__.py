@@ -9,11 +9,10 @@ __version__ = "0.1.0"
 
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
-    "paths", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "groups", "adversaries",
-    "matching", "balancing", "priors", "debias", "train", "teachers",
-    "evaluate", "bias_tables", "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias", "resolution",
-    "profiles", "settings", "runs", "sweep", "results", "findings", "words", "ranking", "literature", "plots", "bias_plots",
-    "report",
+    "paths", "machine", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "groups",
+    "adversaries", "matching", "balancing", "priors", "debias", "train", "teachers", "evaluate", "bias_tables",
+    "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias_skew", "bias", "resolution", "profiles",
+    "settings", "runs", "sweep", "results", "findings", "words", "ranking", "literature", "plots", "bias_plots", "report",
 )  # fmt: skip
 
 

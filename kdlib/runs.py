@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from kdlib import bias, data, debias, evaluate, methods, models, paths, teachers
+from kdlib import bias, data, debias, evaluate, machine, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
 from kdlib.settings import WEIGHTS, Run, as_run, load_data, precision_line, published_checkpoint
 from kdlib.train import train
@@ -45,6 +45,7 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
     if teacher is not None:
         run(teacher, log=log, checkpoint_seconds=checkpoint_seconds)
     paths.make_folder(this.folder)
+    machine.keep_memory()
     with paths.only_process(this.folder / "lock"), _threads(this.threads):
         return stored(this) or _train(this, log, checkpoint_seconds)
 
@@ -304,7 +305,7 @@ def _bank(teacher, runs_folder):
     images = on_device(teacher, "train")
     model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
     # two banks are kept in each of a few processes
-    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    host = machine.memory() // 8
     memory = {"budget": host}
     if teacher.device.startswith("cuda"):
         memory = {"budget": torch.cuda.mem_get_info(teacher.device)[0] // 8, "spill": host}

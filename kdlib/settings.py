@@ -5,11 +5,10 @@ import functools
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from kdlib import data, debias, methods, models, paths
+from kdlib import data, debias, machine, methods, models, paths
 from kdlib.models import published
 from kdlib.train import OPTIMIZERS, SCHEDULES
 
@@ -200,7 +199,7 @@ def choose_precision(device, data) -> tuple:
         if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
             return "float32", "this GPU has no bfloat16 arithmetic"
         return "bfloat16", "the device is a GPU"
-    if not _cpu_has_bfloat16():
+    if not machine.cpu_has_bfloat16():
         return "float32", "this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
     if data.startswith("cifar"):
         return "bfloat16", "this CPU has bfloat16 arithmetic, and the pictures are CIFAR's"
@@ -213,14 +212,6 @@ def precision_line(run) -> str:
         return ""
     resolved = run.resolved()
     return f"precision {resolved.precision}: {choose_precision(resolved.device, resolved.data)[1]}"
-
-
-@functools.cache
-def _cpu_has_bfloat16():
-    try:
-        return not {"avx512_bf16", "amx_bf16"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # no Linux
-        return False
 
 
 def load_data(name, skew=None, data_options=""):

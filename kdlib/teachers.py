@@ -81,6 +81,11 @@ class TeacherBank:
         self.forwards = 0  # images that went through the teacher
         self.full = False
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the outputs kept so far take."""
+        return sum(block.nbytes for shelf in self.shelves.values() for block in shelf.blocks)
+
     def batches(self, pieces, view, *, embedding=True) -> list:
         """The teacher's Output for each of `pieces`, lists of images as int64 (B,), each image under its own of `view` (N,),
         all on the host: logits (B, K) and embedding (B, D) on the device, in float32. `embedding`: whether it is needed;

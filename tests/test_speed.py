@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import evaluate, models, runs, settings, sweep
+from kdlib import evaluate, machine, models, runs, settings, sweep
 from kdlib.augment import Images
 from kdlib.methods import LOGITS_ALONE, METHODS, build_method
 from kdlib.models import Output
@@ -55,7 +55,7 @@ def test_methods_say_whether_they_read_the_teachers_embedding():
     ],
 )
 def test_precision_is_decided_and_said(has_it, data, expected, monkeypatch):
-    monkeypatch.setattr(settings, "_cpu_has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(machine, "cpu_has_bfloat16", lambda: has_it)
     run = runs.Run(data=data, student="resnet8", device="cpu")
     assert settings.precision_line(run).startswith(f"precision {expected}")
     assert run.resolved().precision == run.teacher_run().precision == expected.split(":")[0]
