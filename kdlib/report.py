@@ -161,7 +161,7 @@ def _section(reports, profile):
 def publish(profile) -> Path:
     """Copy what a real run of `profile` found into `reports/published/<profile>`: its table, its figures and a README.md with
     the words, the command, commit, versions, device and date; return that folder. Raises ValueError without results."""
-    from kdlib import literature, results, runs, words
+    from kdlib import literature, profiles, results, runs, sweep, words
 
     source, target = folder(profile), paths.ROOT / "reports" / "published" / profile
     if not (source / "results.csv").exists():
@@ -189,7 +189,9 @@ def publish(profile) -> Path:
     ]
     if (table["data"] == "cifar100").any():
         about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
-        parts += [f"## Beside the literature\n\n{about}", markdown(literature.beside(table))]
+        study = profiles.profile(profile, "all")  # every pair and recipe, not the first pair's alone
+        whole = sweep.table(study.grid() + study.extras())
+        parts += [f"## Beside the literature\n\n{about}", markdown(literature.beside(whole))]
     with replacing(target / "README.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
     return target
@@ -201,7 +203,7 @@ def markdown(table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-PUBLISHED_FIGURES = ("ctkd_temperature",)
+PUBLISHED_FIGURES = ("disparity_map", "recall_by_group", "inheritance", "calibration", "leakage", "ctkd_temperature")
 INDEX_FIGURES = ("bias_against_accuracy", "disparity_by_class", "inflation", "strengths")
 
 

@@ -137,6 +137,32 @@ def test_the_index_needs_results_and_then_lists_them(tmp_path):
     assert len(again) == len(table)
 
 
+def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="make all PROFILE=quick"):
+        report.publish("quick")
+    table = pd.read_csv(paths.ROOT / "reports" / "published" / "quick" / "results.csv")
+    report.save_results(table, "quick")
+    figure = report.folder("quick") / "figures" / "inflation.png"
+    figure.parent.mkdir()
+    figure.write_bytes(b"picture")
+    record = {"versions": {"torch": "9.9", "numpy": "8.8"}}
+    paths.write_json(paths.runs_folder() / table["key"].iloc[0] / "record.json", record)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    target = report.publish("quick")
+    assert target == tmp_path / "reports" / "published" / "quick"
+    text = (target / "README.md").read_text()
+    for part in (
+        "make all PROFILE=quick",
+        "torch 9.9",
+        table["commit"].iloc[0],
+        table["device"].iloc[0],
+        "| CKD | 3 |",
+    ):
+        assert part in text
+    assert (target / "inflation.png").read_bytes() == b"picture"
+    assert len(pd.read_csv(target / "results.csv")) == len(table)
+
+
 def kdlib(*arguments):
     command = [sys.executable, "-m", "kdlib", *arguments]
     return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
