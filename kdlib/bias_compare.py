@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import stdtr
 
-from kdlib.bias_metrics import accuracy_gap, class_disparity, mean_square
+from kdlib.bias_metrics import accuracy_gap, class_disparity, class_disparity_range, mean_square
 from kdlib.bias_tables import (
     as_array,
     check_images,
@@ -114,7 +114,7 @@ def line(teacher, student):
 # ---- populations of models that differ in their seed
 
 
-def _populations(y_true, teacher_preds, student_preds, group, num_classes=None, groups=None):
+def _populations(y_true, teacher_preds, student_preds, group, num_classes=None):
     """y_true (N,), teachers (T, N), students (S, N), group (N,), checked, and the numbers of classes and groups."""
     rows = {"y_true": y_true}
     for name, predictions in (("teacher_preds", teacher_preds), ("student_preds", student_preds)):
@@ -122,7 +122,7 @@ def _populations(y_true, teacher_preds, student_preds, group, num_classes=None, 
         if predictions.ndim != 2 or not len(predictions):
             raise ValueError(f"{name} must be (models, images); their shape is {predictions.shape}")
         rows |= {f"{name}[{i}]": row for i, row in enumerate(predictions)}
-    labels, group, num_classes, groups = check_images(group, num_classes, groups, **rows)
+    labels, group, num_classes, groups = check_images(group, num_classes, **rows)
     teachers = sum(name.startswith("teacher") for name in rows)
     models = np.stack(labels[1:])
     return labels[0], models[:teachers], models[teachers:], group, num_classes, groups
@@ -203,14 +203,16 @@ def class_tests(y_true, teacher_preds, student_preds, group, *, num_classes=None
     Welch's test. The images are the same throughout: what other images would change is in `sources_of_spread`. NaN where a
     cell is too small, for fewer than two students, and p where nothing varies.
 
-    teacher_preds, student_preds: (models, N) class indices. Other arguments and errors are those of class_disparity.
+    teacher_preds, student_preds: (models, N) class indices. Other arguments and errors are those of class_disparity. With more
+    than two groups class_disparity_range stands in place of d_k.
     """
-    y_true, *populations, group, num_classes, _ = _populations(
-        y_true, teacher_preds, student_preds, group, num_classes, groups=2
+    y_true, *populations, group, num_classes, groups = _populations(
+        y_true, teacher_preds, student_preds, group, num_classes
     )
+    disparity = class_disparity if groups == 2 else class_disparity_range
     options = {"num_classes": num_classes, "min_count": min_count}
     teachers, students = (
-        np.array([class_disparity(y_true, row, group, **options) for row in population]) for population in populations
+        np.array([disparity(y_true, row, group, **options) for row in population]) for population in populations
     )
     change = students.mean(0) - teachers.mean(0)
     if len(teachers) in (1, len(students)):

@@ -34,7 +34,7 @@ def heat_map(disparities, classes, *, note, level=0.05):
                 sure = "•" if adjusted[row, column] < level else ""
                 axis.text(column, row, f"{value:.2f}{sure}", ha="center", va="center", fontsize=7, color=ink)
     drawing.colorbar(
-        image, ax=axis, label="recall of group 1\n− recall of group 0" if (means < 0).any() else "disparity"
+        image, ax=axis, label="recall of group 1 − recall of group 0" if (means < 0).any() else "disparity"
     )
     return caption(drawing, f"{note} •: differs from 0 over seeds, t-test, adjusted for all cells, p < {level:g}.")
 
@@ -80,7 +80,7 @@ def recall_by_group(recalls, classes, groups, *, note):
 def inheritance(pairs, classes, *, note):
     """Students' disparity by class against their teachers', a panel per method: pairs maps a name to (teachers (seeds, K),
     students (seeds, K)). Points: means over seeds; the line has the mean slope of the seeds."""
-    columns = min(3, len(pairs))
+    columns = min(2 if len(pairs) == 4 else 3, len(pairs))
     rows = -(-len(pairs) // columns)
     drawing, axes = figure(rows, columns, width=3 * columns + 0.5, height=3.2, sharex=True, sharey=True, squeeze=False)
     every = np.concatenate([part.ravel() for pair in pairs.values() for part in pair])
@@ -147,7 +147,7 @@ def leakage(rows, *, note):
     for number, kind in enumerate(kinds):
         part, colour = rows[rows["kind"] == kind], colour_of(kind)
         low, high = part["floor_low"].mean(), part["floor_high"].mean()
-        label = {"label": "logits, group permuted within classes (95 %)"} if not number else {}
+        label = {"label": "logits, group permuted within classes"} if not number else {}
         axis.barh(number, high - low, left=low, height=0.7, color="#bbbbbb", alpha=0.6, linewidth=0, **label)
         label = {"label": "labels with as many mistakes"} if not number else {}
         axis.plot(part["attacker_labels"], [number] * len(part), "|", color="#222222", markersize=11, **label)

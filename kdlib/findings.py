@@ -6,7 +6,7 @@ import pandas as pd
 
 from kdlib import bias, runs
 from kdlib.bias_tables import extent
-from kdlib.results import disparities, interval, plus_minus, population, tested
+from kdlib.results import NAMES, disparities, interval, plus_minus, population, tested
 
 
 def spread(kinds, metric=bias.mean_absolute_disparity, **options) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def spread(kinds, metric=bias.mean_absolute_disparity, **options) -> pd.DataFram
         found = bias.sources_of_spread(metric, labels, predictions, group, num_classes=classes, **options)
         rows.append(
             {
-                "model": name,
+                "model": NAMES.get(name, name),
                 "seeds": found.seeds,
                 "mean": f"{found.value:.3f}",
                 "95 % over seeds": f"{found.seeds_low:.3f} to {found.seeds_high:.3f}",
@@ -43,7 +43,7 @@ def class_tests(teachers, kinds, classes, level=0.05) -> pd.DataFrame:
         half = found["high"][largest] - found["change"][largest]
         rows.append(
             {
-                "model": name,
+                "model": NAMES.get(name, name),
                 "classes tested": int((~np.isnan(found["p_value"])).sum()),
                 f"p < {level:g}".replace("0.", "."): int((found["p_value"] < level).sum()),
                 "after adjustment": ", ".join(changes) or "none",
@@ -62,7 +62,7 @@ def exemplars(teachers, kinds, groups) -> pd.DataFrame:
         p_value = found["difference_p_value"]
         rows.append(
             {
-                "model": name,
+                "model": NAMES.get(name, name),
                 "share": f"{found['share']:.3f}",
                 "within a population": f"{found['share_within']:.3f}",
                 **{f"share, {label}": f"{found[f'share_group_{g}']:.3f}" for g, label in enumerate(groups)},
@@ -109,7 +109,7 @@ def leakage_in_words(rows) -> pd.DataFrame:
     for name, group in rows.groupby("kind", sort=False):
         shown.append(
             {
-                "model": name,
+                "model": NAMES.get(name, name),
                 "n": len(group),
                 "attacker": plus_minus(*interval(group["attacker"])),
                 "from labels as accurate": f"{group['attacker_labels'].mean():.3f}",

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kdlib.results import NAMES, interval
+from kdlib.results import NAMES, debiaser_name, interval
 
 # Okabe and Ito's colours, which colour-blind readers tell apart
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7F7F7F", "#000000")
@@ -152,7 +152,8 @@ def bias_against_accuracy(points, *, floor, constant, note):
         point = row["accuracy"], row["mad"]
         axis.errorbar(*point, row["mad_half"], row["accuracy_half"], color=colour, elinewidth=0.8, alpha=0.3, zorder=2)
         face = "white" if row["teacher_debias"] != "none" else colour
-        axis.plot(*point, marker, color=colour, markerfacecolor=face, markersize=7, zorder=4)
+        style = {"marker": marker, "linestyle": "none", "color": colour, "markerfacecolor": face}
+        axis.plot(*point, markersize=7, zorder=4, **style)
         if row["lam"]:
             axis.annotate(f"{row['lam']:g}", point, xytext=(5, 3), textcoords="offset points", fontsize=6, color=colour)
     students = shown[shown["method"] != "teacher"]
@@ -184,13 +185,10 @@ def bias_against_accuracy(points, *, floor, constant, note):
     return caption(drawing, note)
 
 
-_DEBIASER_NAMES = {"none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO"}
-
-
 def _legend(axis, points):
     def handle(label, colour, marker, hollow=False):
         face = "white" if hollow else colour
-        axis.plot([], [], marker, color=colour, markerfacecolor=face, label=label)
+        axis.plot([], [], marker=marker, linestyle="none", color=colour, markerfacecolor=face, label=label)
 
     for method in _ordered(points["method"], COLOURS):
         handle(NAMES.get(method, method), colour_of(method), "o")
@@ -198,13 +196,8 @@ def _legend(axis, points):
         strength = " (with its λ)" if points.loc[points["debias"] == debias, "lam"].any() else ""
         handle(debiaser_name(debias) + strength, "#777777", marker_of(debias))
     if (points["teacher_debias"] != "none").any():
-        handle("hollow: teacher debiased too", "#777777", "o", hollow=True)
+        handle("hollow: teacher debiased", "#777777", "o", hollow=True)
     axis.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def debiaser_name(debias):
-    """A debiaser in words: `group DRO`, `domain-independent`."""
-    return _DEBIASER_NAMES.get(debias, debias.replace("_", "-"))
 
 
 def _ordered(names, known):
@@ -278,10 +271,12 @@ def strengths(points, *, floor, note):
 def _strength(axes, found, plain, floor, title):
     shown = sorted({0.0, *found["lam"]})
     axes[0].axhspan(*floor, color="#bbbbbb", alpha=0.35, linewidth=0, label="noise floor (95 %)")
-    for method in _ordered([*plain["method"], *found["method"]], COLOURS):
+    methods = _ordered([*plain["method"], *found["method"]], COLOURS)
+    for number, method in enumerate(methods):
         rows = [of[of["method"] == method] for of in (plain, found)]
         rows = (rows[0] if rows[1].empty else pd.concat(rows)).sort_values("lam")
-        position = [shown.index(lam) for lam in rows["lam"]]
+        beside = 0.05 * (number - (len(methods) - 1) / 2)  # so that intervals do not hide each other
+        position = [shown.index(lam) + beside for lam in rows["lam"]]
         useless = rows["degenerate"].to_numpy(bool)
         for axis, column in zip(axes, ("mad", "accuracy"), strict=True):
             axis.errorbar(

@@ -114,13 +114,20 @@ def plus_minus(mean, half, digits=3, sign="-") -> str:
     return f"{mean:{sign}.{digits}f}" + ("" if np.isnan(half) else f" ± {half:.{digits}f}")
 
 
+def debiaser_name(debias, lam=0) -> str:
+    """A debiaser in words: `critic λ 10`, `group DRO`, `domain-independent`."""
+    names = {"none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO"}
+    return names.get(debias, debias.replace("_", "-")) + (f" λ {lam:g}" if lam else "")
+
+
 def kind_name(settings) -> str:
-    """A kind of model in words, from settings or a row: `CKD + critic λ 10, teacher debiased`."""
+    """A kind of model in words, from settings or a row: `CKD + critic λ 10, teacher domain-independent`."""
     settings = PLAIN | dict(settings)
     text = NAMES.get(settings.get("method"), settings.get("method", ""))
     if settings["debias"] != "none":
-        text += f" + {settings['debias'].replace('_', '-')}" + (f" λ {settings['lam']:g}" if settings["lam"] else "")
-    text += ", teacher debiased" if settings["teacher_debias"] != "none" else ""
+        text += f" + {debiaser_name(settings['debias'], settings['lam'])}"
+    if settings["teacher_debias"] != "none":
+        text += f", teacher {debiaser_name(settings['teacher_debias'], settings['teacher_lam'])}"
     return text.removeprefix(" + ").removeprefix(", ") or "plain"
 
 

@@ -1,6 +1,7 @@
 """What the tests of bias share: an example for pencil and paper, simulated models, and random small data."""
 
 import inspect
+import io
 
 import numpy as np
 from hypothesis import settings
@@ -25,6 +26,11 @@ SHARE = np.array([1, 1, 0.75, 0.5, 0, 0.25, 1, 0.5, 0, 0, 0.25, 0, 1, 1, 0.5, 0]
 
 def identifier(metric):
     return metric.__name__
+
+
+def render(drawing):
+    """Draw the figure, which lays it out; its own canvas draws nothing."""
+    drawing.savefig(io.BytesIO(), format="png")
 
 
 def close(actual, expected, tolerance=1e-6):

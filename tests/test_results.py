@@ -1,35 +1,12 @@
-"""Tables and sentences: intervals, paired tests, the Pareto front, and words that follow the numbers."""
+"""Tables: intervals, paired tests, what debiasing changes, the Pareto front, and sweeps."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from study_examples import row, study
 
 from kdlib import plots, results, runs, sweep
-
-
-def row(method="ckd", seed=0, accuracy=0.8, mad=0.3, debias="none", lam=0.0, teacher_debias="none", **more):
-    base = {
-        "method": method, "seed": seed, "debias": debias, "lam": lam, "teacher_debias": teacher_debias, "teacher_lam": 0.0,
-        "key": f"{method}{debias}{lam}{teacher_debias}{seed}", "teacher_key": None if method == "scratch" else f"t{seed}",
-        "test_accuracy": accuracy, "test_mad": mad, "test_degenerate": False, "test_mad_p_value": 0.001,
-        "test_mad_floor": 0.05, "test_mad_floor_low": 0.03, "test_mad_floor_high": 0.08, "vs_teacher_inflation": 0.1,
-        "vs_teacher_inflation_low": 0.05, "vs_teacher_inflation_high": 0.15, "student": "s", "teacher": "t",
-    }  # fmt: skip
-    return base | more
-
-
-def study(debiased_mad=0.1, debiased_accuracy=0.83):
-    rows = []
-    for seed in range(3):
-        jitter = 0.01 * seed
-        rows.append(row("scratch", seed, 0.9, 0.2 + jitter, key=f"t{seed}", student="t"))
-        rows += [row("scratch", seed, 0.82 + jitter, 0.3 - jitter), row("ckd", seed, 0.8 + jitter / 2, 0.32 + jitter)]
-        for method in ("scratch", "ckd"):
-            rows.append(
-                row(method, seed, debiased_accuracy + jitter, debiased_mad + jitter / 3, debias="domain_independent")
-            )
-    return pd.DataFrame(rows)
 
 
 def test_interval_is_students():
@@ -60,23 +37,43 @@ def test_teachers_are_told_from_the_student_alone():
     assert means.loc[("scratch", "none"), "n"] == 3
 
 
-def test_words_follow_the_numbers():
-    good, bad = results.in_words(study(0.1)), results.in_words(study(0.29))
-    assert "for 2 of 2" in good
-    assert "for 0 of 2" in bad
-    costly = results.in_words(study(0.1, debiased_accuracy=0.7))
-    assert "for 0 of 2" in costly, "half the bias at ten points of accuracy is no success"
-    assert "Degenerate" not in good
-    table = study().assign(test_degenerate=lambda t: t["debias"] == "domain_independent")
-    assert "Degenerate" in results.in_words(table)
-    assert "6 of 6 students" in good
+def test_changes_say_what_debiasing_does_and_whether_it_helps():
+    found = results.changes(study()).set_index("method")
+    assert found["helps"].all()
+    assert found["mad"].tolist() == pytest.approx([0.1 - 0.29 + 0.01 / 3, 0.1 - 0.33 + 0.01 / 3])
+    assert found.loc["ckd", "accuracy"] == pytest.approx(0.83 + 0.01 - 0.805)
+    assert not results.changes(study(debiased_mad=0.29))["helps"].any(), "MAD did not fall to half"
+    assert not results.changes(study(debiased_accuracy=0.7))["helps"].any(), "half the bias at ten points is no success"
+    useless = study().assign(test_degenerate=lambda t: (t["debias"] != "none") & (t["seed"] == 1))
+    assert results.changes(useless)["degenerate"].tolist() == [1, 1]
+    assert not results.changes(useless)["helps"].any(), "a degenerate model is not praised"
+    wide = study()
+    wide.loc[(wide["debias"] != "none") & (wide["seed"] == 0), "test_mad"] = 0.28
+    assert not results.changes(wide)["helps"].any(), "the interval of the change reaches zero"
 
 
-def test_words_of_a_paired_test():
-    assert results.verdict({"difference": 0.1, "p_value": 0.01}).startswith("more")
-    assert results.verdict({"difference": -0.1, "p_value": 0.01}).startswith("less")
-    assert results.verdict({"difference": 0.1, "p_value": 0.2}).startswith("no difference shown")
-    assert results.verdict({"difference": 0.1, "p_value": np.nan}) == "no difference shown"
+def test_changes_of_the_teacher_alone_and_of_both():
+    rows = [row("ckd", seed, 0.8, 0.1 + seed / 100, teacher_debias="reweight") for seed in range(3)]
+    rows += [row("ckd", seed, 0.8, 0.1, debias="mfd", lam=3.0, teacher_debias="reweight") for seed in range(3)]
+    table = pd.concat([study(), pd.DataFrame(rows)])
+    found = results.changes(table)
+    assert found["teacher_debias"].tolist() == ["none", "none", "reweight"], "both at once are no kind of their own"
+    shown = results.debiasers(table).set_index("debiasing")
+    assert list(shown.index) == ["domain-independent", "teacher reweight"]
+    assert shown.loc["domain-independent", "helps"] == "2 of 2: student alone, CKD"
+    assert shown.loc["teacher reweight", "degenerate runs"] == "0 of 3"
+    without = table[~((table["method"] == "ckd") & (table["seed"] == 2) & (table["debias"] == "domain_independent"))]
+    assert len(results.changes(without)) == 2, "unpaired seeds are not compared"
+    assert results.changes(study().query("debias == 'none'")).empty
+
+
+def test_kinds_have_names_that_tell_them_apart():
+    assert results.kind_name({"method": "ckd", "debias": "group_dro", "lam": 0.01}) == "CKD + group DRO λ 0.01"
+    both = {"method": "rkd", "debias": "mfd", "lam": 3.0, "teacher_debias": "adversary", "teacher_lam": 2.0}
+    assert results.kind_name(both) == "RKD + MFD λ 3, teacher adversary λ 2"
+    assert results.kind_name({"debias": "domain_independent"}) == "domain-independent"
+    assert results.kind_name({"teacher_debias": "critic", "teacher_lam": 1.0}) == "teacher critic λ 1"
+    assert results.kind_name({}) == "plain"
 
 
 def test_pareto_front_against_a_loop():
