@@ -2,6 +2,7 @@
 
 PROFILE ?= quick
 PARAMS  ?=
+BENCH   ?=
 PYTHON  ?= python3
 
 VENV      := .venv
@@ -15,12 +16,12 @@ DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test lab clean lock $(ONE)
+.PHONY: help setup all executed test lab bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
 	@sed -nE 's/^\$$\(ONE\):/notebooks\/NAME:/; s/^([a-zA-Z\/]+):[^#]*## /\1\t/p' Makefile | expand -t 18
-	@echo "Options: PROFILE=$(PROFILE)  PARAMS=\"-p NAME VALUE …\"  PYTHON=$(PYTHON)"
+	@echo "Options: PROFILE=$(PROFILE)  PARAMS=\"-p NAME VALUE …\"  BENCH=\"--short\"  PYTHON=$(PYTHON)"
 
 setup: $(INSTALLED) ## build .venv from constraints.txt, if it is missing or stale
 
@@ -52,6 +53,9 @@ test: setup      ## run every test, and the notebooks in their smoke size
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+bench: setup     ## time the training loop against a plain one (BENCH=--short: two minutes)
+	$(BIN)/python -m benchmarks.speed $(BENCH)
 
 clean:           ## remove the executed notebooks of PROFILE; runs and data stay
 	rm -rf $(OUT) $(REPORTS)/index.html

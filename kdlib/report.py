@@ -120,7 +120,8 @@ def write_index(profile) -> Path:
     )
     if not found:
         raise ValueError(f"no results under {reports}: run the notebooks first (make all)")
-    page = _PAGE.format(sections="\n".join(_section(reports, name) for name in found))
+    sections = [*(_section(reports, name) for name in found), _speed(reports)]
+    page = _PAGE.format(sections="\n".join(sections))
     with replacing(reports / "index.html") as temporary:
         temporary.write_text(page)
     return reports / "index.html"
@@ -156,6 +157,16 @@ def _section(reports, profile):
         table=results.readable(table).to_html(index=False, border=0),
         links=links,
     )
+
+
+def _speed(reports):
+    """The benchmark's figures, where `make bench` has drawn them; links to the numbers."""
+    figures = [
+        f'<figure><a href="bench/{file.stem}.svg"><img src="bench/{file.name}" alt="speed on {file.stem}"></a></figure>'
+        f'<p class="note">All figures: <a href="bench/{file.stem}.json">bench/{file.stem}.json</a></p>'
+        for file in sorted((reports / "bench").glob("*.png"))
+    ]
+    return "\n".join(['<section id="speed"><h2>Speed</h2>', *figures, "</section>"]) if figures else ""
 
 
 def publish(profile) -> Path:

@@ -1,0 +1,53 @@
+"""The benchmark's figure: time of a step under each loop, and what a run of a sweep costs."""
+
+import numpy as np
+
+from kdlib import paths
+from kdlib.plots import PALETTE, caption, figure
+from kdlib.results import NAMES
+
+KINDS = {  # column: what it is called, colour, marker
+    "plain_ms": ("plain loop", PALETTE[3], "s"),
+    "first_epoch_ms": ("ours, bank empty", PALETTE[1], "^"),
+    "ours_ms": ("ours, bank filled", PALETTE[0], "o"),
+    "limit_ms": ("student alone: forward and backward", PALETTE[7], "|"),
+}
+
+
+def draw(found):
+    """A Figure of what `benchmarks.speed` found."""
+    rows = found["rows"]
+    drawing, (times, runs) = figure(1, 2, width=10, height=1.6 + 0.28 * len(rows), width_ratios=(3, 1))
+    places = np.arange(len(rows))[::-1]
+    for name, (label, colour, marker) in KINDS.items():
+        times.plot([row[name] for row in rows], places, marker, color=colour, label=label, markersize=7)
+    for row, place in zip(rows, places, strict=True):
+        times.annotate(f" {row['ratio']:.1f} ×", (row["plain_ms"], place), xytext=(6, -3), textcoords="offset points")
+    names = [f"{row['pair'].replace('->', ' → ')}, {NAMES.get(row['method'], row['method'])}" for row in rows]
+    times.set_yticks(places, names, fontsize=8)
+    times.set(xlabel="time per step (ms, log scale)", xscale="log")
+    times.margins(x=0.12)
+    times.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, 1.22), ncols=4, frameon=False)
+    sweep = found["scaling"]
+    counts = [row["runs"] for row in sweep["runs"]]
+    for name, (column, _) in {"mean of the runs": ("ms_a_step_and_run", 0), "the last run": ("last_ms", 0)}.items():
+        runs.plot(counts, [row[column] for row in sweep["runs"]], "o-", label=name, markersize=4)
+    runs.set(xlabel="runs in the sweep", xscale="log", ylabel="time per step and run (ms)", ylim=(0, None))
+    runs.set_xticks(counts, counts)
+    runs.minorticks_off()
+    runs.legend(fontsize=7, frameon=False)
+    parts = [
+        f"{found['name']}, {found['cores']} cores, {found['threads']} threads, {found['date']}.",
+        f"Medians of {found['segments']} segments of {found['steps']} steps, the loops by turns in one process; numbers: plain "
+        "loop over ours with the bank filled.",
+        f"Right: one epoch of {sweep['steps']} steps, {sweep['pair'].replace('->', ' → ')}; the first run fills the bank.",
+    ]
+    return caption(drawing, " ".join(parts))
+
+
+def save(found, target):
+    """Write the figure as PNG and SVG beside the JSON file; `target` is its path without a suffix."""
+    drawing = draw(found)
+    for kind in ("png", "svg"):
+        with paths.replacing(target.with_suffix(f".{kind}")) as temporary:
+            drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)

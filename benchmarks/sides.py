@@ -1,0 +1,197 @@
+"""The two loops, each in a process of its own that trains a segment when asked: neither sees the other's memory or threads."""
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.plain import PlainLoop, endless
+from benchmarks.setting import LR, Setup, clock, wait
+from kdlib import evaluate, machine, models
+from kdlib.train import batches
+
+AHEAD = 4  # batches that the plain loop's two workers have ready when nobody asks
+
+
+class Side:
+    """A process with a Plain or an Ours; `ask(name, …)` calls its method and gives the answer."""
+
+    def __init__(self, kind, pair, device, steps, threads):
+        context, self.kind = multiprocessing.get_context("spawn"), kind.__name__
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, kind, pair, device, steps, threads))
+        self.process.start()
+        theirs.close()
+
+    def ask(self, name, *arguments):
+        """The answer; RuntimeError where the process has ended, as one does whose memory the system needed."""
+        try:
+            self.connection.send((name, arguments))
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            self.process.join(10)
+            what = f"{self.kind} ended while it was asked for {name}, exit code {self.process.exitcode}"
+            raise RuntimeError(what) from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self.process.join(10)
+        self.process.terminate()
+
+
+def _serve(connection, kind, pair, device, steps, threads):
+    torch.set_num_threads(threads)
+    side = kind(Setup(pair, device, steps))
+    while request := connection.recv():
+        name, arguments = request
+        connection.send(getattr(side, name)(*arguments))
+
+
+class Plain:
+    """The plain loop of a pair."""
+
+    def __init__(self, setup):
+        self.setup = setup
+        self.feed = endless(setup.arrays, setup.labels, padding=setup.padding, batch_size=setup.batch_size)
+
+    def prepare(self, method):
+        setup = self.setup
+        networks = setup.network(setup.student_name), setup.network(setup.teacher_name)
+        self.loop = PlainLoop(*networks, method, self.feed, num_classes=setup.classes, lr=LR, device=setup.device)
+
+    def plain_ms(self):
+        for _ in range(AHEAD):
+            self.loop.step()
+        return clock(self.loop.step, self.setup.device, self.setup.steps)
+
+    def parts(self):
+        """Milliseconds a step of each part, the device waited for after each."""
+        spent, last = {}, 0.0
+
+        def mark(name):
+            nonlocal last
+            wait(self.setup.device)
+            now = time.perf_counter()
+            spent[name] = spent.get(name, 0) + 1000 * (now - last) / self.setup.steps
+            last = now
+
+        self.plain_ms()
+        time.sleep(0.3)
+        for _ in range(AHEAD):
+            self.loop.step()
+        self.loop.mark, last = mark, time.perf_counter()
+        for _ in range(self.setup.steps):
+            self.loop.step()
+        self.loop.mark = lambda name: None
+        return spent
+
+    def memory(self):
+        return memory(self.setup.device)
+
+
+class Ours:
+    """The study's own loop on a pair."""
+
+    def __init__(self, setup):
+        machine.keep_memory()
+        self.setup, self.filled, self.forward = setup, setup.bank(), None
+
+    def prepare(self, method):
+        setup = self.setup
+        self.student = setup.student()
+        self.method = setup.method(method, self.student, self.filled)
+        if setup.device != "cpu":
+            batch = setup.images.plain(0, setup.batch_size)
+            self.forward = models.compiled_if_it_works(self.student, batch, precision=setup.precision)
+        self.bare = _bare_step(setup)
+
+    def ours_ms(self):
+        return self._epoch(self.filled, self.forward)
+
+    def first_epoch_ms(self):
+        return self._epoch(self.setup.bank(), self.forward)
+
+    def eager_ms(self):
+        return self._epoch(self.filled, None)
+
+    def limit_ms(self):
+        self.bare()
+        return clock(self.bare, self.setup.device, self.setup.steps)
+
+    def _epoch(self, bank, forward):
+        return self.setup.ours(self.student, self.method, bank, forward=forward)
+
+    def about(self):
+        setup = self.setup
+        return {"batch_size": setup.batch_size, "precision": setup.precision, "why": setup.why, "images": setup.source}
+
+    def compiled(self):
+        return self.forward is not None
+
+    def evaluation_ms(self):
+        """Milliseconds an image of an evaluation."""
+        work = lambda: evaluate.predict(self.student, self.setup.images)  # noqa: E731
+        work()
+        return statistics.median(clock(work, self.setup.device) for _ in range(5)) / len(self.setup.images)
+
+    def parts(self, whole):
+        """Milliseconds a step of each part, timed alone; the student's, with its loss, is what is left of `whole`."""
+        images, steps = self.setup.images, self.setup.steps
+        pieces = batches(torch.arange(len(images)), self.setup.batch_size)
+        view = torch.zeros(len(images), dtype=torch.int64)
+        optimizer = torch.optim.SGD(self.student.parameters(), lr=LR, momentum=0.9, weight_decay=5e-4, fused=True)
+        for parameter in self.student.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        bank, embedding = self.setup.bank(), self.method.needs_embedding
+        work = {
+            "data": (lambda: list(images.batches(pieces, view)), steps),
+            "teacher": (lambda: bank.batches(pieces, view, embedding=embedding), steps),
+            "optimiser": (optimizer.step, 1),
+        }
+        parts = {}
+        for name, (call, count) in work.items():
+            first = clock(call, self.setup.device) / count
+            parts[name] = statistics.median(clock(call, self.setup.device) for _ in range(5)) / count
+            if name == "teacher":
+                parts["teacher, bank empty"] = first
+        left = whole - sum(parts[name] for name in work)
+        return parts | {"student": left}
+
+    def memory(self):
+        return memory(self.setup.device) | {"bank_mb": self.filled.bytes / 2**20}
+
+
+def _bare_step(setup):
+    """Forward and backward of the student alone on one resident random batch, in our layout and precision."""
+    model = setup.student().train()
+    images = torch.randn(setup.batch_size, 3, setup.pixels, setup.pixels, device=setup.device)
+    labels = torch.zeros(setup.batch_size, dtype=torch.int64, device=setup.device)
+
+    def step():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(setup.device, torch.bfloat16, enabled=setup.precision == "bfloat16"):
+            logits = model(images).logits
+        torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+
+    return step
+
+
+def memory(device) -> dict:
+    """Megabytes of this process and its workers, shared pages counted once; and the most that was taken of a GPU."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    found = {"mb": sum(_share(process) for process in (os.getpid(), *children)) / 1024}
+    return found if device == "cpu" else found | {"device_mb": torch.cuda.max_memory_allocated() / 2**20}
+
+
+def _share(process):
+    """Kilobytes of a process's pages, those that it shares divided by the number of sharers."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

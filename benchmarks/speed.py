@@ -1,0 +1,105 @@
+"""Our training loop against the plain one, by turns: `make bench`, or `python -m benchmarks.speed --help`.
+
+Writes reports/bench/cpu.json or cuda.json, and a figure of it. Each loop has its own process and trains a segment of some
+steps when it is its turn; a time is the median over segments, after one that is not counted. The workers of the plain loop
+fill their queue before its time is taken, and rest in ours."""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from datetime import datetime
+
+import torch
+
+from benchmarks import plot, sweeps
+from benchmarks.setting import METHODS, PAIRS
+from benchmarks.sides import Ours, Plain, Side
+from kdlib import paths, runs
+
+TEST_IMAGES, TRAINING_IMAGES = 10_000, 50_000  # for the cost of evaluation, as in CIFAR
+
+
+def measure(plain, ours, pair, method, segments) -> dict:
+    """One row: the plain loop, ours with a filled and with an empty bank, and the bare student, by turns."""
+    plain.ask("prepare", method)
+    ours.ask("prepare", method)
+    kinds = {"plain_ms": plain, "ours_ms": ours, "first_epoch_ms": ours, "limit_ms": ours}
+    if ours.ask("compiled"):
+        kinds["eager_ms"] = ours
+    rounds = []
+    for _ in range(segments + 1):
+        taken = {}
+        for name, side in kinds.items():
+            taken[name] = side.ask(name)
+            if side is plain:
+                time.sleep(0.3)  # its workers fill their queue again
+        rounds.append(taken)
+    del rounds[0]
+    row = {"pair": pair, "method": method} | ours.ask("about")
+    row |= {name: statistics.median(taken[name] for taken in rounds) for name in kinds}
+    row["ratio"] = row["plain_ms"] / row["ours_ms"]
+    row["ratio_of_each_segment"] = [taken["plain_ms"] / taken["ours_ms"] for taken in rounds]
+    row["first_epoch_ratio"] = row["plain_ms"] / row["first_epoch_ms"]
+    row["over_limit"] = row["ours_ms"] / row["limit_ms"]
+    for name in ("plain", "ours"):
+        row[f"{name}_images_per_second"] = 1000 * row["batch_size"] / row[f"{name}_ms"]
+    an_image = row["ours_ms"] / row["batch_size"]
+    row["evaluation_share"] = ours.ask("evaluation_ms") * TEST_IMAGES / (an_image * TRAINING_IMAGES)
+    row |= {"plain_parts_ms": plain.ask("parts"), "ours_parts_ms": ours.ask("parts", row["ours_ms"])}
+    for name, side in (("plain", plain), ("ours", ours)):
+        row |= {f"{name}_{kind}": value for kind, value in side.ask("memory").items()}
+    return row
+
+
+def line(row) -> str:
+    """A row in a line."""
+    return (
+        f"{row['pair']} {row['method']}: plain {row['plain_ms']:.0f} ms, ours {row['ours_ms']:.0f} ms, ratio "
+        f"{row['ratio']:.2f}; first epoch {row['first_epoch_ratio']:.2f}; {row['over_limit']:.2f} of the bare student"
+    )
+
+
+def about(device, threads) -> dict:
+    """What the figures hold for."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    found = {"device": device, "name": runs._device_name(device), "cores": os.cpu_count(), "threads": threads}
+    found |= {"versions": versions, "commit": runs._commit(), "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    return found | {"load_before": os.getloadavg()[0]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--steps", type=int, default=6, help="of a segment")
+    parser.add_argument("--segments", type=int, default=5, help="that count")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each loop on a CPU")
+    parser.add_argument("--short", action="store_true", help="CKD and KD++ of the first pair alone: about two minutes")
+    chosen = parser.parse_args()
+    if chosen.short:
+        chosen.pairs, chosen.methods = chosen.pairs[:1], ["ckd", "kdpp"]
+    torch.set_num_threads(chosen.threads)
+    found = about(chosen.device, chosen.threads) | {"steps": chosen.steps, "segments": chosen.segments, "rows": []}
+    target = paths.reports_folder() / "bench" / f"{chosen.device}.json"
+    for pair in chosen.pairs:
+        common = pair, chosen.device, chosen.steps, chosen.threads
+        with Side(Plain, *common) as plain, Side(Ours, *common) as ours:
+            for method in chosen.methods:
+                row = measure(plain, ours, pair, method, chosen.segments)
+                found["rows"].append(row)
+                paths.write_json(target, found)
+                print(line(row), flush=True)
+    found["scaling"] = sweeps.scaling(chosen.pairs[0], chosen.device, chosen.steps)
+    at_once = 8 if chosen.device == "cuda" else os.cpu_count()
+    found["together"] = sweeps.together(chosen.pairs[0], chosen.device, chosen.steps, at_once)
+    found["together"]["ratio"] = found["rows"][0]["plain_ms"] / found["together"]["ms_a_step_and_run"]
+    paths.write_json(target, found)
+    plot.save(found, target.with_suffix(""))
+    print(f"{at_once} runs at once: {found['together']['ratio']:.2f} times the plain loop, each -> {target}")
+
+
+if __name__ == "__main__":
+    main()

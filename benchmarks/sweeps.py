@@ -1,0 +1,80 @@
+"""What a sweep costs: against its number of runs, the size of the data and the number of classes, and runs side by side."""
+
+import itertools
+import multiprocessing
+import statistics
+
+import torch
+
+from benchmarks.setting import Setup
+from kdlib import machine, models
+
+
+def scaling(pair, device, steps):
+    """What a sweep costs against its number of runs, against the size of the data, and against the number of classes."""
+    setup = Setup(pair, device, steps)
+    found = {"pair": pair, "steps": steps, "runs": [], "images": [], "classes": []}
+    for count in (1, 4, 16):
+        bank, spent, forwards = setup.bank(), [], []
+        for name in itertools.islice(itertools.cycle(("rkd", "kdpp", "ckd", "ctkd")), count):
+            student = setup.student()
+            spent.append(setup.ours(student, setup.method(name, student, bank), bank))
+            forwards.append(bank.forwards)
+        last = forwards[-1] - (forwards[-2] if count > 1 else 0)
+        figures = {
+            "runs": count,
+            "ms_a_step_and_run": statistics.mean(spent),
+            "first_ms": spent[0],
+            "last_ms": spent[-1],
+        }
+        found["runs"].append(figures | {"teacher_forwards": forwards[-1], "of_the_last_run": last})
+    for factor in (1, 2, 4):
+        images = setup.part(factor * len(setup.images))
+        found["images"].append({"images": len(images)} | _one_run(setup, images))
+    for classes in (10, 100, 1000):
+        found["classes"].append({"classes": classes} | _one_run(Setup(pair, device, steps, classes)))
+    return found
+
+
+def _one_run(setup, images=None):
+    images = images or setup.images
+    bank, student = setup.bank(images), setup.student()
+    method = setup.method("ckd", student, bank)
+    first = setup.ours(student, method, bank, images)
+    later = statistics.median(setup.ours(student, method, bank, images) for _ in range(3))
+    return {
+        "first_epoch_ms": first,
+        "ours_ms": later,
+        "seconds_an_epoch": later * len(images) / setup.batch_size / 1000,
+    }
+
+
+def together(pair, device, steps, count):
+    """Milliseconds a step and run of `count` runs at once, each in a process of its own: on a CPU with one thread each, as a
+    sweep trains."""
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(count), context.Queue()
+    arguments = pair, device, steps, barrier, found
+    processes = [context.Process(target=_one_of_many, args=arguments) for _ in range(count)]
+    for process in processes:
+        process.start()
+    times = [found.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return {"pair": pair, "runs": count, "ms_a_step_and_run": statistics.mean(times) / count}
+
+
+def _one_of_many(pair, device, steps, barrier, found):
+    torch.set_num_threads(1)
+    machine.keep_memory()
+    setup = Setup(pair, device, steps)
+    student, bank = setup.student(), setup.bank()
+    method, forward = setup.method("ckd", student, bank), None
+    if device != "cpu":
+        batch = setup.images.plain(0, setup.batch_size)
+        forward = models.compiled_if_it_works(student, batch, precision=setup.precision, log=lambda line: None)
+    for _ in range(2):
+        setup.ours(student, method, bank, forward=forward)
+    barrier.wait()
+    found.put(statistics.mean(setup.ours(student, method, bank, forward=forward) for _ in range(5)))
+    barrier.wait()
