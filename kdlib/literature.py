@@ -101,6 +101,7 @@ def recipe(row) -> str:
     """How a run was trained, in words: `240 epochs, step, lr 0.05, batch 64, nesterov, kd 3.5`."""
     text = f"{row['epochs']} epochs, {row['schedule'].replace('_', '-')}, lr {row['lr']:g}, batch {row['batch_size']}"
     text += ", nesterov" if row["nesterov"] else ""
+    text += ", bfloat16" if row.get("precision") == "bfloat16" else ""
     for weight in ("ce", "kd", "nd", "alpha", "beta", "temperature", "ramp"):
         if row.get(weight) is not None and not pd.isna(row[weight]):
             text += f", {weight} {row[weight]:g}"

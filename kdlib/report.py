@@ -182,7 +182,7 @@ def publish(profile) -> Path:
     paths.make_folder(target)
     shutil.copy(source / "results.csv", target)
     figures = [source / "figures" / f"{name}.png" for name in (*INDEX_FIGURES, *PUBLISHED_FIGURES)]
-    figures = [file for file in figures if file.exists()]
+    figures = [file for file in figures if file.exists() and (file.stem != "strengths" or table["lam"].any())]
     for file in figures:
         shutil.copy(file, target)
     record = runs.stored_record(table["key"].iloc[0])
@@ -201,7 +201,7 @@ def publish(profile) -> Path:
     if (table["data"] == "cifar100").any():
         about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
         study = profiles.profile(profile, "all")  # every pair and recipe, not the first pair's alone
-        whole = sweep.table(study.grid() + study.extras())
+        whole = sweep.table(study.grid() + study.extras()).drop_duplicates("key")
         parts += [f"## Beside the literature\n\n{about}", markdown(literature.beside(whole))]
     with replacing(target / "README.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")

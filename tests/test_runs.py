@@ -101,7 +101,7 @@ def test_the_key_changes_with_all_that_changes_the_result(tiny):
 def test_fields_added_later_leave_old_keys_as_they_were(tiny):
     old = dataclasses.asdict(Run(**SMALL, method="scratch").resolved())
     added = {name: old.pop(name) for name in settings.ADDED}
-    assert added == {"data_options": "", "optimizer": "sgd"}
+    assert added == {"data_options": "", "optimizer": "sgd", "alpha": None}
     content = {"results": settings.RESULTS, "settings": old, "data": data.load("digits_s").fingerprint, "teacher": None}
     expected = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     assert Run(**SMALL, method="scratch").key == expected

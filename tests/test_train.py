@@ -159,7 +159,8 @@ def test_no_step_reads_anything_back(method, name, monkeypatch):
     for batch_size in (20, 10):  # twice the steps
         with Reads() as reads:
             facts = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
-            facts["teacher"] = debias.Teacher(bank.teacher.embedding_dim, None)
+            width = bank.teacher.embedding_dim
+            facts["teacher"] = debias.Teacher(width, lambda width=width: (torch.zeros(40, 3), torch.zeros(40, width)))
             lam = 1.0 if name != "none" and debias.has_strength(name) else 0.0
             built = debias.build_debiaser(name, lam=lam, device="cpu", **facts)
             go(method, epochs=1, bank=bank, batch_size=batch_size, debiaser=built)
