@@ -202,7 +202,10 @@ def markdown(table) -> str:
 
 
 PUBLISHED_FIGURES = ("ctkd_temperature",)
-INDEX_FIGURES = ("bias_against_accuracy", "disparity_by_class", "inflation", "strengths")
+INDEX_FIGURES = (
+    "bias_against_accuracy", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
+    "strengths", "calibration", "leakage",
+)  # fmt: skip
 
 
 def _headline_first(file):
