@@ -1,6 +1,7 @@
 """The benchmark's figure: time of a step under each loop, and what a run of a sweep costs."""
 
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from kdlib import paths
 from kdlib.plots import PALETTE, caption, figure
@@ -26,20 +27,26 @@ def draw(found):
     names = [f"{row['pair'].replace('->', ' → ')}, {NAMES.get(row['method'], row['method'])}" for row in rows]
     times.set_yticks(places, names, fontsize=8)
     times.set(xlabel="time per step (ms, log scale)", xscale="log")
-    times.margins(x=0.12)
-    times.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, 1.22), ncols=4, frameon=False)
+    times.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.xaxis.set_major_formatter(ScalarFormatter())
+    times.xaxis.set_minor_formatter(NullFormatter())
+    times.margins(x=0.15)
+    drawing.legend(*times.get_legend_handles_labels(), fontsize=7, loc="outside upper left", ncols=4, frameon=False)
     sweep = found["scaling"]
     counts = [row["runs"] for row in sweep["runs"]]
-    for name, (column, _) in {"mean of the runs": ("ms_a_step_and_run", 0), "the last run": ("last_ms", 0)}.items():
-        runs.plot(counts, [row[column] for row in sweep["runs"]], "o-", label=name, markersize=4)
+    for label, column, colour in (
+        ("mean of the runs", "ms_a_step_and_run", PALETTE[1]),
+        ("the last run", "last_ms", PALETTE[0]),
+    ):
+        runs.plot(counts, [row[column] for row in sweep["runs"]], "o-", color=colour, label=label, markersize=4)
     runs.set(xlabel="runs in the sweep", xscale="log", ylabel="time per step and run (ms)", ylim=(0, None))
     runs.set_xticks(counts, counts)
     runs.minorticks_off()
     runs.legend(fontsize=7, frameon=False)
     parts = [
-        f"{found['name']}, {found['cores']} cores, {found['threads']} threads, {found['date']}.",
-        f"Medians of {found['segments']} segments of {found['steps']} steps, the loops by turns in one process; numbers: plain "
-        "loop over ours with the bank filled.",
+        f"{found['name']}, {found['threads']} threads, {found['date']}.",
+        f"Medians of {found['segments']} segments of {found['steps']} steps, the loops by turns; numbers: plain loop "
+        "over ours with the bank filled.",
         f"Right: one epoch of {sweep['steps']} steps, {sweep['pair'].replace('->', ' → ')}; the first run fills the bank.",
     ]
     return caption(drawing, " ".join(parts))
