@@ -20,9 +20,11 @@ def spread(kinds, metric=bias.mean_absolute_disparity, **options) -> pd.DataFram
                 "model": NAMES.get(name, name),
                 "seeds": found.seeds,
                 "mean": f"{found.value:.3f}",
-                "95 % over seeds": f"{found.seeds_low:.3f} to {found.seeds_high:.3f}",
+                "95 % over seeds": f"{found.seeds_low:.3f} to {found.seeds_high:.3f}"
+                if found.seeds > 1
+                else "one seed",
                 "95 % over pictures": f"{found.images_low:.3f} to {found.images_high:.3f}",
-                "std over seeds": f"{found.seeds_std:.3f}",
+                "std over seeds": f"{found.seeds_std:.3f}" if found.seeds > 1 else "",
                 "std over pictures": f"{found.images_std:.3f}",
             }
         )
@@ -39,7 +41,7 @@ def class_tests(teachers, kinds, classes, level=0.05) -> pd.DataFrame:
         found = bias.class_tests(labels, teacher_predictions, predictions, group, num_classes=count)
         shown = np.flatnonzero(found["p_adjusted"] < level)
         changes = [f"{classes[k]} ({found['change'][k]:+.2f})" for k in shown]
-        largest = np.nanargmax(np.abs(found["change"]))
+        largest = np.argmax(np.nan_to_num(np.abs(found["change"]), nan=-1.0))
         half = found["high"][largest] - found["change"][largest]
         rows.append(
             {

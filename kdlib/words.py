@@ -71,7 +71,7 @@ def _inflation(table, methods):
         text += f"Distillation itself takes bias away here with {listed(less)}. "
     if not more and not less:
         text += "That distillation itself adds bias or takes it away is not shown here" + (
-            ": what is shown against the teacher comes with the smaller network. " if grown or shrunk else ". "
+            ": what is shown against the teacher may come with the smaller network alone. " if grown or shrunk else ". "
         )
     return text + (
         f"(Means over {seeds} seeds, ± half-width of Student's 95 % interval; p of the t-test over seeds, adjusted for "

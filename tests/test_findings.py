@@ -142,6 +142,10 @@ def test_every_figure_is_drawn_whatever_the_number_of_groups(stored, groups):
     assert float(found["share"].iloc[1]) > 0.03
     assert len(findings.class_tests(kinds["teacher"], kinds, classes)) == 2
     assert len(findings.spread(kinds, n=20)) == 2
+    one = kinds["teacher"][:1]  # one teacher for all seeds
+    assert findings.spread({"teacher": one}, n=20)["95 % over seeds"].iloc[0] == "one seed"
+    assert len(findings.class_tests(one, kinds, classes)) == len(findings.exemplars(one, kinds, dataset.groups)) == 2
+    render(bias_plots.reliability({"teacher": findings.calibration(one, n=5)}, dataset.groups, note="a note"))
     assert (rows["teacher"] < 0).any() == (groups == 2), "a range is unsigned"
 
 
