@@ -192,6 +192,19 @@ def test_an_attacker_that_learns_nothing_is_as_good_as_chance_on_balanced_groups
     assert abs(np.mean(accuracies) - 0.5) < 0.03
 
 
+def test_folds_hold_as_many_of_each_class_and_group():
+    rng = np.random.default_rng(10)
+    y, g = rng.integers(0, 4, 203), rng.integers(0, 3, 203)
+    fold = bias_scores._folds(y, g, None, 5, rng)
+    counts = np.zeros((5, 4, 3), int)
+    np.add.at(counts, (fold, y, g), 1)
+    assert np.ptp(counts, axis=0).max() <= 1
+    pairs = np.repeat(np.arange(100), 2)  # each picture in both groups
+    fold = bias_scores._folds(np.repeat(rng.integers(0, 4, 100), 2), np.tile([0, 1], 100), pairs, 5, rng)
+    assert (fold[::2] == fold[1::2]).all()
+    assert np.bincount(fold).tolist() == [40] * 5
+
+
 def test_pictures_that_belong_together_stay_on_one_side_of_a_fold():
     """Each picture is there twice, with logits of its own that say nothing of the group: an attacker that may remember
     pictures finds the group of the other copy."""
