@@ -65,13 +65,13 @@ def _add_fields(parser, names, **default):
     """A flag for each of these fields of Run, with its own default or another."""
     from kdlib.settings import Run
 
-    hints = typing.get_type_hints(Run)
+    hints, fields = typing.get_type_hints(Run), _fields()
     for name in names:
         kind = hints[name]
         if isinstance(kind, types.UnionType):
             kind = next(part for part in typing.get_args(kind) if part is not type(None))
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        options |= {"default": _fields()[name].default} | default
+        options |= {"default": fields[name].default} | default
         parser.add_argument("--" + name.replace("_", "-"), **options)
 
 

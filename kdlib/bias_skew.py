@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kdlib.bias_tables import as_array
+
 __all__ = ["skew_amplification"]
 
 
@@ -13,7 +15,7 @@ def skew_amplification(y_pred, group, *, num_classes=None) -> float:
     y_pred, group: integer arrays (N,); group −1 (unknown) is left out. It reads no labels, so it says something only of a
     test split whose groups hold the same images, as CIFAR-10S's do. Raises ValueError for lengths that differ, groups of
     different sizes, and fewer than two groups."""
-    y_pred, group = (np.asarray(values.cpu() if hasattr(values, "cpu") else values) for values in (y_pred, group))
+    y_pred, group = (as_array(values) for values in (y_pred, group))
     if y_pred.shape != group.shape or y_pred.ndim != 1:
         raise ValueError(f"y_pred and group must be (N,) and alike, got {y_pred.shape} and {group.shape}")
     y_pred, group = y_pred[group >= 0], group[group >= 0]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import data, runs
-from kdlib.results import NAMES, PLAIN, changes, interval, labelled, plus_minus, select, t_test
+from kdlib.results import NAMES, PLAIN, changes, debiaser_name, interval, labelled, plus_minus, select, t_test
 
 HALVED_BY = "halved by (MAD, change of accuracy)"
 TOLERANCE = 0.01  # of validation accuracy, that a less biased λ may cost
@@ -137,8 +137,7 @@ def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     for debias in strengths["debias"].unique():
         own, differ = at[at["debias"] == debias], {}
         for column in ("accuracy", "mad", "sqrt_u"):
-            sides = [part.set_index(["method", "seed"])[f"test_{column}"].astype(float) for part in (own, plain)]
-            differ[column] = (sides[0] - sides[1]).dropna().groupby("seed").mean()
+            differ[column] = _difference(own, plain, column)
         rows[debias] = differ | {
             "area": point[point["debias"] == debias].groupby("seed")["area"].mean(),
             "front": front[front["debias"] == debias].groupby("seed")["area"].mean(),
@@ -153,12 +152,18 @@ def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     )
 
 
+def _difference(one, other, column):
+    """Test `column` of rows `one` minus that of `other`, paired by method and seed: its mean over methods, by seed."""
+    sides = [part.set_index(["method", "seed"])[f"test_{column}"].astype(float) for part in (one, other)]
+    return (sides[0] - sides[1]).dropna().groupby("seed").mean()
+
+
 def _ranking_row(debias, found, p_value):
     def shown(name, sign="-"):
         return plus_minus(*interval(found[name]), sign=sign)
 
     return {
-        "debiaser": debias.replace("_", "-"),
+        "debiaser": debiaser_name(debias),
         "n": len(found["area"]),
         "Δ accuracy": shown("accuracy", "+"),
         "Δ MAD": shown("mad", "+"),
@@ -190,7 +195,7 @@ def halved(table, chosen) -> pd.DataFrame:
     for method, own in found.groupby("method", sort=False):
         helping = own[own["helps"]]
         listed = [
-            f"{row.debias.replace('_', '-')} ({row.mad_before + row.mad:.3f}, {row.accuracy:+.3f})"
+            f"{debiaser_name(row.debias)} ({row.mad_before + row.mad:.3f}, {row.accuracy:+.3f})"
             for row in helping.itertuples()
         ]
         before = f"{own['mad_before'].iloc[0]:.3f}"
@@ -211,10 +216,9 @@ def against(table, chosen, one, others) -> pd.DataFrame:
     at = at_choice(table, chosen)
     rows = []
     for other in others:
-        row = {"pair": f"{one.replace('_', '-')} − {other.replace('_', '-')}"}
+        row = {"pair": f"{debiaser_name(one)} − {debiaser_name(other)}"}
         for column in ("accuracy", "mad", "sqrt_u"):
-            sides = [at[at["debias"] == name].set_index(["method", "seed"])[f"test_{column}"] for name in (one, other)]
-            change = (sides[0] - sides[1]).astype(float).dropna().groupby("seed").mean()
+            change = _difference(at[at["debias"] == one], at[at["debias"] == other], column)
             row["n"] = len(change)
             row[column] = plus_minus(*interval(change), sign="+")
             row[f"p ({column})"] = f"{t_test(change):.2g}"

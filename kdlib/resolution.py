@@ -5,6 +5,8 @@ A model that ignores the group is right with one probability in every cell; its 
 import numpy as np
 import pandas as pd
 
+from kdlib.bias_tables import extent
+
 RECALLS = (0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
 ALIKE = 0.1  # share of pictures that one of two like models has right and the other wrong
 
@@ -26,7 +28,7 @@ def blind_mads(cells, recall, *, differ=None, models=4000, seed=0) -> np.ndarray
     both, one, other, _ = np.moveaxis(generator.multinomial(cells, shares, (models, *cells.shape)), -1, 0)
     right = np.stack([both + one, both + other])
     rates = np.divide(right, cells, out=np.full(right.shape, np.nan), where=cells > 0)
-    return (np.nanmax(rates, axis=-1) - np.nanmin(rates, axis=-1)).mean(axis=-1)
+    return extent(rates, axis=-1).mean(axis=-1)
 
 
 def counted(cells) -> np.ndarray:

@@ -298,20 +298,17 @@ def test_step_schedule_boundaries(epoch, rate):
     assert used[-2] == pytest.approx(rate), "and its first"
 
 
-@pytest.mark.parametrize(("epoch", "rate"), [(60, 0.1), (61, 0.02), (120, 0.02), (121, 4e-3), (160, 4e-3), (161, 8e-4)])
-def test_boundaries_of_rkds_own_schedule(epoch, rate):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = build_schedule("step_rkd", optimizer, lr=0.1, epochs=200, steps=3)
-    for _ in range(3 * epoch - 1):
-        optimizer.step()
-        schedule.step()
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+RKDS = [(60, 0.1), (61, 0.02), (120, 0.02), (121, 4e-3), (160, 4e-3), (161, 8e-4)]
+CIFAR10S = [(50, 0.1), (51, 0.01), (101, 1e-3), (151, 1e-4)]
 
 
-@pytest.mark.parametrize(("epoch", "rate"), [(50, 0.1), (51, 0.01), (101, 1e-3), (151, 1e-4)])
-def test_boundaries_of_cifar10s_schedule(epoch, rate):
+@pytest.mark.parametrize(
+    ("name", "epoch", "rate"),
+    [*(("step_rkd", *each) for each in RKDS), *(("step_quarters", *each) for each in CIFAR10S)],
+)
+def test_boundaries_of_the_schedules_of_200_epochs(name, epoch, rate):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-    schedule = build_schedule("step_quarters", optimizer, lr=0.1, epochs=200, steps=3)
+    schedule = build_schedule(name, optimizer, lr=0.1, epochs=200, steps=3)
     for _ in range(3 * epoch - 1):
         optimizer.step()
         schedule.step()
