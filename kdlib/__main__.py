@@ -43,7 +43,9 @@ def main(arguments=None) -> int:
     notebook.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     report = commands.add_parser("report", help="write the index page of all reports")
     report.add_argument("--profile", default="quick")
-    publish = commands.add_parser("publish", help="copy a profile's table and figures into reports/published")
+    publish = commands.add_parser(
+        "publish", help="copy a profile's table and figures into reports/published and README.md"
+    )
     publish.add_argument("--profile", default="quick")
     chosen = parser.parse_args(arguments)
     try:
@@ -120,7 +122,7 @@ def _report(chosen):
 
 
 def _publish(chosen):
-    from kdlib.report import publish
+    from kdlib.publish import publish
 
     print(publish(chosen.profile))
 

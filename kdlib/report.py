@@ -1,12 +1,9 @@
 """Notebooks executed and turned into pages, figures and tables written, and the index page that opens from disk."""
 
 import html
-import inspect
 import os
 import re
-import shutil
 import time
-from datetime import date
 from pathlib import Path
 
 import pandas as pd
@@ -169,52 +166,6 @@ def _speed(reports):
     return "\n".join(['<section id="speed"><h2>Speed</h2>', *figures, "</section>"]) if figures else ""
 
 
-def publish(profile) -> Path:
-    """Copy what a real run of `profile` found into `reports/published/<profile>`: its table, its figures and a README.md with
-    the words, the command, commit, versions, device and date; return that folder. Raises ValueError without results."""
-    from kdlib import literature, profiles, results, runs, sweep, words
-
-    source, target = folder(profile), paths.ROOT / "reports" / "published" / profile
-    if not (source / "results.csv").exists():
-        raise ValueError(f"no results in {source}: run make all PROFILE={profile} first")
-    table = pd.read_csv(source / "results.csv")
-    shutil.rmtree(target, ignore_errors=True)
-    paths.make_folder(target)
-    shutil.copy(source / "results.csv", target)
-    figures = [source / "figures" / f"{name}.png" for name in (*INDEX_FIGURES, *PUBLISHED_FIGURES)]
-    figures = [file for file in figures if file.exists() and (file.stem != "strengths" or table["lam"].any())]
-    for file in figures:
-        shutil.copy(file, target)
-    record = runs.stored_record(table["key"].iloc[0])
-    versions = " · ".join(f"{name} {version}" for name, version in record["versions"].items())
-    parts = [
-        f"# Profile {profile}, as run",
-        f"Command: `make all PROFILE={profile}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
-        f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
-        f"Versions: {versions}.",
-        words.in_words(table),
-        *(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in figures),
-        "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
-        "exceeds the noise floor at that level.",
-        markdown(results.readable(table)),
-    ]
-    if (table["data"] == "cifar100").any():
-        about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
-        study = profiles.profile(profile, "all")  # every pair and recipe, not the first pair's alone
-        whole = sweep.table(study.grid() + study.extras()).drop_duplicates("key")
-        parts += [f"## Beside the literature\n\n{about}", markdown(literature.beside(whole))]
-    with replacing(target / "README.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
-    return target
-
-
-def markdown(table) -> str:
-    """A table of text as Markdown."""
-    rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).itertuples(index=False)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-PUBLISHED_FIGURES = ("ctkd_temperature",)
 INDEX_FIGURES = (
     "bias_against_accuracy", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
     "strengths", "calibration", "leakage",

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import kdlib as kdlib_package
-from kdlib import paths, profiles, report
+from kdlib import paths, profiles, publish, report
 from kdlib.__main__ import main
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
@@ -139,7 +139,7 @@ def test_the_index_needs_results_and_then_lists_them(tmp_path):
 
 def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="make all PROFILE=quick"):
-        report.publish("quick")
+        publish.publish("quick")
     table = pd.read_csv(paths.ROOT / "reports" / "published" / "quick" / "results.csv")
     report.save_results(table, "quick")
     figure = report.folder("quick") / "figures" / "inflation.png"
@@ -148,7 +148,8 @@ def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
     record = {"versions": {"torch": "9.9", "numpy": "8.8"}}
     paths.write_json(paths.runs_folder() / table["key"].iloc[0] / "record.json", record)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    target = report.publish("quick")
+    (tmp_path / "README.md").write_text("before\n<!-- quick -->\nold\n<!-- /quick -->\nafter")
+    target = publish.publish("quick")
     assert target == tmp_path / "reports" / "published" / "quick"
     text = (target / "README.md").read_text()
     for part in (
@@ -160,6 +161,12 @@ def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
     ):
         assert part in text
     assert (target / "inflation.png").read_bytes() == b"picture"
+    readme = (tmp_path / "README.md").read_text()
+    assert readme.startswith("before\n<!-- quick -->\n| model | n |")
+    assert readme.endswith("<!-- /quick -->\nafter")
+    assert "old" not in readme
+    assert "| CKD + domain-independent | 3 |" in readme
+    assert "**Bias beyond chance.**" in readme
     assert len(pd.read_csv(target / "results.csv")) == len(table)
 
 
