@@ -1,10 +1,13 @@
 """The table beside the literature: published figures, ours only where they were measured, and paired tests."""
 
+import dataclasses
+
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from kdlib import literature
+from kdlib import literature, runs
 
 
 def row(method, seed, accuracy, teacher="resnet56", student="resnet20", **more):
@@ -74,3 +77,18 @@ def test_parts_of_a_method(table):
     assert shown["against CKD"].iloc[1].startswith("-2.17 (p = ")
     steps = literature.steps(parts, {"distillation": ("CKD", "alone")})
     assert steps["brings"].iloc[0].startswith("+2.17 (p = ")
+
+
+def test_amplification_stands_beside_cifar_10s_where_the_groups_show_the_same_images(table, digits, monkeypatch):
+    table = table[table["kd"].isna()]  # teacher, student alone, CKD
+    blind = np.eye(10)[digits.test.labels]
+    predictions = {key: np.eye(10)[digits.test.group] if key == "resnet56" else blind for key in table["key"]}
+    monkeypatch.setattr(runs, "stored_predictions", lambda key: {"test_logits": predictions[key]})
+    shown = literature.skewed(table, dataclasses.replace(digits, name="cifar10s")).set_index("model")
+    assert shown.loc["teacher", "amplification"] == "0.5000"
+    assert shown.loc["teacher", "published amplification"] == ".0739 ± .0019"
+    assert shown.loc["CKD", ["n", "amplification", "published accuracy"]].tolist() == [3, "0.0000 ± 0.0000", "–"]
+    assert "published accuracy" not in literature.skewed(table, digits)
+    other = dataclasses.replace(digits.test, source=np.arange(len(digits.test)))
+    for source in (other, dataclasses.replace(digits.test, source=None)):
+        assert literature.skewed(table, dataclasses.replace(digits, test=source)).empty
