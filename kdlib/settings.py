@@ -101,6 +101,8 @@ class Run:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive; got {value}")
         known = methods.method_options(self.method)
+        if self.temperature is not None and self.method != "scratch" and "temperature" not in known:
+            raise ValueError(f"method {self.method} takes no temperature: it softens nothing, or learns how much")
         for name in WEIGHTS:
             value = getattr(self, name)
             if value is not None and name not in known:

@@ -183,6 +183,7 @@ def test_training_starts_from_imagenet_weights_or_says_where_to_put_them(tiny, t
         ({"schedule": "onecycle"}, "one_cycle"),
         ({"lamda": 1.0}, "lam"),
         ({"method": "ckd", "nd": 1.0}, "method ckd has no weight nd; it has ce, kd"),
+        ({"method": "ctkd", "temperature": 4.0}, "method ctkd takes no temperature"),
         ({"kd": -1.0}, "weight kd must be 0 or more"),
         ({"teacher_schedule": "cosine"}, "one_cycle"),
         ({"weights": "imagenet"}, "convnet_8 cannot start from ImageNet weights"),
