@@ -113,7 +113,10 @@ def _debiasing(table):
             f"{span(part['mad'], '+')}; accuracy by {span(part['accuracy'], '+')}). "
         )
     if not helpful:
-        text += f"None of {len(kinds)} kinds of debiasing does, for any method. "
+        none = (
+            f"None of {len(kinds)} kinds does" if len(kinds) > 1 else "The only kind, *" + kinds[0][0] + "*, does not"
+        )
+        text += f"{none}, for any method. "
     elif useless:
         text += f"For no method: {listed([f'*{name}*' for name in useless])}. "
     costly = [name for name, part in kinds if ((part["mad"] + part["mad_half"] < 0) & (part["accuracy"] < -0.01)).any()]
