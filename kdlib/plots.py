@@ -24,10 +24,11 @@ COLOURS = {
 MARKERS = {
     "none": "o", "critic": "^", "critic_faithful": "v", "adversary": "P", "adversary_conditional": "X", "projection": "<",
     "domain_independent": "s", "reweight": "D", "resample": "d", "bias_mimicking": "h", "group_dro": ">",
-    "gap_penalty": "p", "mfd": "*", "dfr": "8",
+    "gap_penalty": "p", "mfd": "H", "dfr": "8", "balanced_teacher": "*", "logit_adjustment": "1", "adversary_embedding": "2",
 }  # fmt: skip
 DIVERGING = "RdBu_r"
 MANY = 20  # classes: more are drawn without their names, or in part
+CROWD = 60  # points: more are drawn without their bars and λ
 
 
 def colour_of(name):
@@ -103,9 +104,11 @@ def class_axis(axis, classes):
 
 def curves(histories, column, *, label, ax=None):
     """A figure of the mean over seeds (line) and range (band): histories maps a name in COLOURS, or any text, to a list of
-    history tables, one per seed."""
+    history tables, one per seed. Those without the column are left out; the others keep their colours."""
     drawing, axis = figure() if ax is None else (ax.figure, ax)
     for number, (name, tables) in enumerate(histories.items()):
+        if column not in tables[0]:
+            continue
         values = np.stack([table[column] for table in tables])
         epochs = np.arange(1, values.shape[1] + 1)
         colour = COLOURS.get(name, PALETTE[number % len(PALETTE)])
@@ -113,7 +116,7 @@ def curves(histories, column, *, label, ax=None):
         axis.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel="epoch", ylabel=label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if histories:
+    if axis.has_data():
         axis.legend(frameon=False)
     return drawing
 
@@ -147,13 +150,16 @@ def bias_against_accuracy(points, *, floor, constant, note):
     useless, shown = points[points["degenerate"]], points[~points["degenerate"]]
     if shown.empty:  # then nothing would be drawn
         useless, shown = shown, points
+    crowded = len(shown) > CROWD
     for _, row in shown.iterrows():
         colour, marker = colour_of(row["method"]), marker_of(row["debias"])
         point = row["accuracy"], row["mad"]
-        axis.errorbar(*point, row["mad_half"], row["accuracy_half"], color=colour, elinewidth=0.8, alpha=0.3, zorder=2)
         face = "white" if row["teacher_debias"] != "none" else colour
         style = {"marker": marker, "linestyle": "none", "color": colour, "markerfacecolor": face}
-        axis.plot(*point, markersize=7, zorder=4, **style)
+        axis.plot(*point, markersize=5 if crowded else 7, zorder=4, **style)
+        if crowded:
+            continue
+        axis.errorbar(*point, row["mad_half"], row["accuracy_half"], color=colour, elinewidth=0.8, alpha=0.3, zorder=2)
         if row["lam"]:
             axis.annotate(f"{row['lam']:g}", point, xytext=(5, 3), textcoords="offset points", fontsize=6, color=colour)
     students = shown[shown["method"] != "teacher"]
@@ -178,14 +184,17 @@ def bias_against_accuracy(points, *, floor, constant, note):
         axis.plot(row["accuracy"], row["mad"], "x", color=colour_of(row["method"]), markersize=6, zorder=3)
     if len(inside):
         axis.plot([], [], "x", color="#777777", label="degenerate: useless")
-    _legend(axis, points)
+    _legend(axis, points, crowded)
+    if crowded:
+        note += f" Without the bars, for so many kinds: median half-width {shown['mad_half'].median():.3f} of MAD, "
+        note += f"{shown['accuracy_half'].median():.3f} of accuracy."
     if len(useless):
         note += f" {len(useless)} kinds of model are degenerate in a seed at least, so not to be praised: "
         note += f"{len(inside)} crossed out, {len(useless) - len(inside)} left of the axis."
     return caption(drawing, note)
 
 
-def _legend(axis, points):
+def _legend(axis, points, crowded):
     def handle(label, colour, marker, hollow=False):
         face = "white" if hollow else colour
         axis.plot([], [], marker=marker, linestyle="none", color=colour, markerfacecolor=face, label=label)
@@ -193,7 +202,7 @@ def _legend(axis, points):
     for method in _ordered(points["method"], COLOURS):
         handle(NAMES.get(method, method), colour_of(method), "o")
     for debias in _ordered(points["debias"], MARKERS):
-        strength = " (with its λ)" if points.loc[points["debias"] == debias, "lam"].any() else ""
+        strength = " (with its λ)" if not crowded and points.loc[points["debias"] == debias, "lam"].any() else ""
         handle(debiaser_name(debias) + strength, "#777777", marker_of(debias))
     if (points["teacher_debias"] != "none").any():
         handle("hollow: teacher debiased", "#777777", "o", hollow=True)
@@ -251,6 +260,31 @@ def forest(rows, *, label, note):
     axis.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(label)
+    return caption(drawing, note)
+
+
+def by_debiaser(shifts, *, note):
+    """Changes by debiasing, a line per debiaser from the largest fall of MAD to the least: shifts has columns debias, method,
+    seed, mad and accuracy. Dots: a method's mean over seeds; diamond: mean over methods and seeds, its bar Student's 95 %
+    interval over seeds, whose values are means over methods."""
+    order = shifts.groupby("debias")["mad"].mean().sort_values().index
+    drawing, axes = figure(1, 2, width=9.5, height=1.3 + 0.27 * len(order), sharey=True)
+    for axis, column, label in zip(axes, ("mad", "accuracy"), ("MAD", "accuracy"), strict=True):
+        for place, debias in enumerate(order):
+            own = shifts[shifts["debias"] == debias]
+            for method, value in own.groupby("method")[column].mean().items():
+                axis.plot(value, place, "o", color=colour_of(method), markersize=4, alpha=0.8)
+            mean, half = interval(own.groupby("seed")[column].mean())
+            axis.errorbar(mean, place, xerr=half, fmt="D", color="#000000", markersize=5, capsize=2, zorder=3)
+        axis.axvline(0, color="#222222", linewidth=0.8)
+        axis.set_xlabel(f"change of {label} on test")
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+    axes[0].set_yticks(range(len(order)), [debiaser_name(debias) for debias in order], fontsize=8)
+    axes[0].invert_yaxis()
+    for method in _ordered(shifts["method"], COLOURS):
+        axes[1].plot([], [], "o", color=colour_of(method), markersize=4, label=NAMES.get(method, method))
+    axes[1].plot([], [], "D", color="#000000", markersize=5, label="mean over methods")
+    axes[1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return caption(drawing, note)
 
 

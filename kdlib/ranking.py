@@ -90,6 +90,19 @@ def at_choice(table, chosen) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def shifts(table, chosen) -> pd.DataFrame:
+    """A row per method, debiaser and seed: what the debiaser, at the λ that validation chose, changes in test `accuracy` and
+    `mad` against the same method without it."""
+    at = at_choice(table, chosen)
+    sides = [
+        part.set_index(["method", "seed"]) for part in (at[at["debias"] != "none"], select(students(table), **PLAIN))
+    ]
+    found = sides[0][["debias"]].copy()
+    for column in ("accuracy", "mad"):
+        found[column] = sides[0][f"test_{column}"] - sides[1][f"test_{column}"].reindex(found.index)
+    return found.reset_index()
+
+
 def hypervolume(accuracy, disparity, *, accuracy_from) -> float:
     """The area that points dominate: all (a, d) with accuracy_from ≤ a ≤ accuracy and disparity ≤ d ≤ 1 of any point.
 

@@ -167,7 +167,7 @@ def _speed(reports):
 
 
 INDEX_FIGURES = (
-    "bias_against_accuracy", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
+    "bias_against_accuracy", "debiasers", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
     "strengths", "calibration", "leakage",
 )  # fmt: skip
 

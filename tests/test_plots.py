@@ -140,3 +140,29 @@ def test_one_seed_has_no_interval_and_is_drawn():
     for drawing in drawings:
         render(drawing)
     assert not any("•" in text.get_text() for text in drawings[0].axes[0].texts)
+
+
+def test_a_crowd_of_kinds_is_drawn_without_bars_and_says_so():
+    rows = [point(debias="critic", lam=float(lam), mad=0.1 + lam / 1000) for lam in range(1, plots.CROWD + 2)]
+    for few, drawing in ((True, headline(*rows[:5])), (False, headline(*rows))):
+        render(drawing)
+        axis = drawing.axes[0]
+        assert bool(axis.containers) == few
+        assert ("critic (with its λ)" in labels(drawing)) == few
+        assert ("Without the bars" in drawing.get_supxlabel()) != few
+
+
+def test_debiasers_are_ordered_by_what_they_take_away():
+    rows = [
+        {"debias": debias, "method": method, "seed": seed, "mad": mad + seed / 100, "accuracy": 0.01 * seed}
+        for debias, mad in (("critic", 0.0), ("dfr", -0.2))
+        for method in ("ckd", "rkd")
+        for seed in range(3)
+    ]
+    drawing = plots.by_debiaser(pd.DataFrame(rows), note="3 seeds.")
+    render(drawing)
+    left = drawing.axes[0]
+    assert [text.get_text() for text in left.get_yticklabels()] == ["DFR", "critic"]
+    assert left.yaxis_inverted()
+    diamonds = [line.get_xydata()[0].tolist() for line in left.lines if line.get_marker() == "D"]
+    assert diamonds == [pytest.approx([-0.19, 0]), pytest.approx([0.01, 1])]

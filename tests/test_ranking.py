@@ -169,3 +169,17 @@ def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits,
     monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
     found = ranking.validation_bias(table).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
+
+
+def test_shifts_are_paired_by_method_and_seed_at_the_chosen_strength():
+    table = study()
+    chosen = ranking.choose(table)
+    found = ranking.shifts(table, chosen).set_index(["debias", "method", "seed"])
+    at = ranking.at_choice(table, chosen).set_index(["debias", "method", "seed"])
+    assert set(found.index) == {index for index in at.index if index[0] != "none"}
+    for (debias, method, seed), row in found.iterrows():
+        for column in ("accuracy", "mad"):
+            difference = (
+                at.loc[(debias, method, seed), f"test_{column}"] - at.loc[("none", method, seed), f"test_{column}"]
+            )
+            assert row[column] == pytest.approx(difference)
