@@ -17,23 +17,24 @@ def critic(facts, lam, *, threshold=0.05, margin=0.01, hidden=256, lr=1e-3, shar
     """The earlier study's critic, repaired. It learns, from a batch's logits alone, each class's recall disparity in that
     batch; the student pays its cross-entropy again, λ times, for what the critic sees above threshold − margin.
 
-    Repairs: one target per class, with the classes whose cells are empty masked (an empty cell is not recall 0); tanh, since
-    a disparity has a sign; the mean over the batch instead of its first sample; a softplus in place of the hinge; and the
-    distillation term stays."""
+    Repairs: one target per class, with the classes whose cells are empty masked (an empty cell is not recall 0), and classes
+    that training shows in one group alone left out; tanh, since a disparity has a sign; the mean over the batch instead
+    of its first sample; a softplus in place of the hinge; and the distillation term stays."""
     classes = _two_groups(facts, "critic")["num_classes"]
     network = nn.Sequential(nn.Linear(classes, hidden), nn.ReLU(), nn.Linear(hidden, classes), nn.Tanh())
     network, optimizer, seen = *_with_optimizer(network, facts, lr), {}
+    both = (facts["cells"] > 0).all(1).nonzero().squeeze(1)
 
     def terms(output, batch, method_terms):
         target, valid = batch_disparity(output.logits.detach(), batch, classes)
         error = (network(output.logits.detach()).mean(0) - target).square()
         error = torch.where(valid, error, 0).sum() / valid.sum().clamp(min=1)
         _descend(optimizer, error)
-        seen["critic_error"] = error.detach()
-        excess = network(output.logits).mean(0).abs() - threshold + margin
+        seen.setdefault("critic_error", []).append(error.detach())
+        excess = network(output.logits).mean(0)[both].abs() - threshold + margin
         return {"critic": lam * (F.softplus(sharpness * excess) / sharpness).mean() * method_terms["ce"]}
 
-    return dict(terms=terms, module=network, optimizer=optimizer, report=lambda: _numbers(seen))
+    return dict(terms=terms, module=network, optimizer=optimizer, report=lambda: _averages(seen))
 
 
 def critic_faithful(facts, lam, *, threshold=0.05, margin=0.01, hidden=256, lr=1e-3):
@@ -55,11 +56,11 @@ def critic_faithful(facts, lam, *, threshold=0.05, margin=0.01, hidden=256, lr=1
         recall, _ = cell_means(hit, batch.labels, membership(batch.group, batch.share, 2), classes)
         error = (network(output.logits.detach()) - (recall[:, 1] - recall[:, 0]).mean()).square().mean()
         _descend(optimizer, error)
-        seen["critic_error"] = error.detach()
+        seen.setdefault("critic_error", []).append(error.detach())
         excess = network(output.logits[:1]).squeeze().abs() - threshold + margin
         return {"critic": (lam * excess).clamp(min=0) * method_terms["ce"]}
 
-    return dict(terms=terms, module=network, optimizer=optimizer, report=lambda: _numbers(seen))
+    return dict(terms=terms, module=network, optimizer=optimizer, report=lambda: _averages(seen))
 
 
 def adversary(facts, lam, *, reads="logits", conditional=False, hidden=300, lr=1e-3):
@@ -89,6 +90,7 @@ def adversary(facts, lam, *, reads="logits", conditional=False, hidden=300, lr=1
 
 adversary_embedding = functools.partial(adversary, reads="embedding")
 adversary_conditional = functools.partial(adversary, conditional=True)
+adversary_embedding_conditional = functools.partial(adversary, reads="embedding", conditional=True)
 
 
 def projection(facts, lam, *, hidden=300, lr=1e-3):
@@ -169,10 +171,6 @@ def _descend(optimizer, loss):
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-
-
-def _numbers(seen):
-    return {name: value.item() for name, value in seen.items()}
 
 
 def _averages(seen):

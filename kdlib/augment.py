@@ -2,7 +2,8 @@
 
 A *view* is one augmented form of an image: with padding p and flip there are (2p + 1)² · 2 of them (162 for CIFAR's
 p = 4), numbered so that a view's number says all about it. Which view an image shows depends only on (seed, epoch,
-image), and the order of an epoch only on (seed, epoch): every method sees the same batches."""
+image), and the order of an epoch only on (seed, epoch): every method sees the same batches. Where a debiaser draws the
+order, an image that comes twice in an epoch comes under a view of its own each time."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ def number_of_views(padding, flip) -> int:
 
 
 def draw_views(count, views, *, seed, epoch) -> torch.Tensor:
-    """int64 (count,): the view that each image shows in this epoch, uniform over range(views)."""
+    """int64 (count,): the view that each image shows in this epoch, or each place of its order, uniform over range(views)."""
     generator = np.random.default_rng([seed, epoch, 1])
     return torch.from_numpy(generator.integers(views, size=count))
 
@@ -57,16 +58,17 @@ class Images:
 
     def batches(self, pieces, view):
         """Yield (index, inputs) for each of `pieces`, lists of images as int64 (B,) on the host: the index on the device, and
-        float32 (B, C, H, W), each image under its own of `view` (N,), on the host too. The device is never waited for."""
-        view = view.to(self.device)
-        on_device = torch.cat(pieces).to(self.device).split([len(piece) for piece in pieces])
+        float32 (B, C, H, W). `view` (M,), on the host too, has the view of each image of the pieces, one piece after another.
+        The device is never waited for."""
+        sizes = [len(piece) for piece in pieces]
+        on_device, views = (part.to(self.device).split(sizes) for part in (torch.cat(pieces), view))
         sent = (
             (self.pixels[index] for index in on_device)
             if self.resident
             else _send_ahead(self.pixels, pieces, self.device)
         )
-        for index, pixels in zip(on_device, sent, strict=True):
-            yield index, self._augment(pixels, view[index])
+        for index, pixels, shown in zip(on_device, sent, views, strict=True):
+            yield index, self._augment(pixels, shown)
 
     def views(self, index, view) -> torch.Tensor:
         """float32 (B, C, H, W): the images `index` (B,), each under its own `view` (B,) in range(number_of_views)."""

@@ -81,7 +81,8 @@ class CellWeights(nn.Module):
 def group_dro(facts, lam):
     """Group DRO (Sagawa et al. 2020, algorithm 1): the loss is Σ_c q_c ℓ_c over the cells c (class × group), ℓ_c a cell's mean
     cross-entropy; before each step q_c ← q_c · exp(λ·ℓ_c), normalised, so the worst cell comes to count most. λ is their step
-    size η (.01 there). A cell that the batch lacks adds nothing and keeps its q, up to normalisation.
+    size η (.01 there). A cell that the batch lacks keeps its q, up to normalisation, and the cells that it has share the whole
+    loss.
 
     As there, batches are drawn uniformly over cells, with replacement. The method's logit distillation has the same weights.
     As λ → 0 this is balanced sampling; at λ = 0 there is no debiaser. Shares weigh; unknown groups keep their part of the
@@ -94,9 +95,10 @@ def group_dro(facts, lam):
         member = membership(batch.group, batch.share, groups)
         each = F.cross_entropy(output.logits, batch.labels, reduction="none")
         loss, count = cell_means(each, batch.labels, member, classes)
-        state.q.mul_(torch.exp(lam * loss))
+        state.q.mul_(torch.exp(lam * (loss - loss.max())))
         state.q.div_(state.q.sum())
-        table = member.sum() * state.q / torch.where(count > 0, count, 1)
+        here = count > 0
+        table = member.sum() * state.q / torch.where(here, count, 1) / torch.where(here, state.q, 0).sum()
         return of_cells(table, batch.labels, member)
 
     member = membership(facts["group"], facts["share"], groups)
@@ -144,12 +146,12 @@ def dfr(facts, *, strength=1.0):
     """Deep feature reweighting (Kirichenko et al., ICLR 2023) as a last step: the backbone is frozen and the last layer fitted
     anew, as a logistic regression in which every cell weighs the same, on embeddings that it was not trained on.
 
-    These are half of the validation split, cut by class and group, always the same half, of an odd number the larger part.
-    The other half remains as validation, and nothing else is known of a run's validation afterwards: so a run with this
-    debiaser has figures of validation over half as many pictures, and the network is the better for pictures which
-    others do not learn from. Weights stand in for the published average over balanced subsets, as cells may hold one
-    picture; the penalty is ½‖W‖² / (strength · N) on standardised embeddings. The whole group counts (a share is rounded by
-    the data set); an unknown one is left out. It has no strength."""
+    These are half of the validation split, cut by class and group, always the same half. The other half remains as
+    validation, and nothing else is known of a run's validation afterwards: so a run with this debiaser has figures of
+    validation over half as many pictures, and the network is the better for pictures which others do not learn from.
+    Weights stand in for the published average over balanced subsets, as cells may hold one picture; the penalty is
+    ½‖W‖² / (strength · N) on standardised embeddings. The whole group counts (a share is rounded by the data set); an
+    unknown one is left out. It has no strength."""
 
     def finish(embedding, labels, group, share):
         used, _ = stratified_cut(labels.cpu().numpy(), group.cpu().numpy(), 0.5, 0)

@@ -108,11 +108,25 @@ def build_debiaser(
     if len(present) < 2:
         raise ValueError(f"debiaser {name!r} needs two known groups in the training split, found {present}")
     member = membership(group, share, num_groups)
-    facts = dict(labels=labels, group=group, share=share, cells=cell_counts(labels, member, num_classes).to(device))
+    cells = cell_counts(labels, member, num_classes)
+    if not ((cells > 0).sum(1) > 1).any():
+        raise ValueError(
+            f"debiaser {name!r} needs a class with images of two groups in the training split; each has one"
+        )
+    facts = dict(labels=labels, group=group, share=share, cells=cells.to(device))
     facts |= dict(num_classes=num_classes, num_groups=num_groups, embedding_dim=embedding_dim, device=device)
     options = {"lam": lam, "teacher": teacher}
     parts = DEBIASERS[name](facts, **{key: value for key, value in options.items() if key in _parameters(name)})
     return Debiaser(**parts | {key: _in_float32(parts[key]) for key in ("weights", "terms") if key in parts})
+
+
+def about(name) -> str:
+    """What a debiaser does and where it is from, as Markdown."""
+    builder = DEBIASERS[name]
+    if isinstance(builder, functools.partial):
+        options = ", ".join(f"{option} = {value}" for option, value in builder.keywords.items())
+        return f"As `{builder.func.__name__}`, with {options}: " + inspect.getdoc(builder.func)
+    return inspect.getdoc(builder) or "Nothing is done about bias."
 
 
 def _parameters(name):
@@ -129,6 +143,8 @@ def _in_float32(part):
     return run
 
 
+# raised when a debiaser does something else than before: its stored runs are then no longer found
+REVISIONS = {"group_dro": 1, "resample": 1, "balanced_teacher": 1}
 DEBIASERS = {
     "none": None,
     "critic": adversaries.critic,
@@ -136,6 +152,7 @@ DEBIASERS = {
     "adversary": adversaries.adversary,
     "adversary_embedding": adversaries.adversary_embedding,
     "adversary_conditional": adversaries.adversary_conditional,
+    "adversary_embedding_conditional": adversaries.adversary_embedding_conditional,
     "projection": adversaries.projection,
     "gap_penalty": matching.gap_penalty,
     "mfd": matching.mfd,

@@ -43,9 +43,10 @@ def cell_means(values, labels, member, num_classes):
 
 
 def balance(cells, largest=float("inf")) -> torch.Tensor:
-    """(K, G): N_y / (G · N_{y,g}), at most `largest`: with these weights a class weighs the same in every group, and the
-    classes as before. cells (K, G) of `cell_counts`."""
-    return (cells.sum(1, keepdim=True) / (cells.shape[1] * cells.clamp(min=1))).clamp(max=largest)
+    """(K, G): N_y / (G_y · N_{y,g}), at most `largest`, G_y being the number of groups that class y has: with these weights a
+    class weighs the same in each of them, and the classes as before. cells (K, G) of `cell_counts`."""
+    groups = (cells > 0).sum(1, keepdim=True).clamp(min=1)
+    return (cells.sum(1, keepdim=True) / (groups * cells.clamp(min=1))).clamp(max=largest)
 
 
 def of_cells(table, labels, member, unknown=1.0) -> torch.Tensor:

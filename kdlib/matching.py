@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdlib.groups import cell_means, membership
+from kdlib.groups import cell_counts, cell_means, membership
 from kdlib.losses import group_mmd_loss
 
 
@@ -32,13 +32,14 @@ def gap_penalty(facts, lam):
 
     A batch rarely holds every cell, and its means are noisy, which squares would count as gaps. So the gap is that of
     running means (momentum .9, this batch included), and the gradient of each cell's mean is the batch's, where it has the
-    cell, divided by the chance that a batch has it: in expectation the gradient over the whole split, in which the rare
-    cell is raised as much as the common one is lowered. A class with a cell that was never seen waits. Shares weigh,
-    unknown groups are left out."""
+    cell, divided by the chance that a batch has it: in expectation the gradient over the whole split (with shares, about
+    that), in which the rare cell is raised as much as the common one is lowered. A class with a cell that was never seen
+    waits. Shares weigh, unknown groups are left out."""
     classes, groups = facts["num_classes"], facts["num_groups"]
     running = RunningMeans(classes, groups).to(facts["device"])
     first, second = torch.triu_indices(groups, groups, offset=1)
-    part = facts["cells"] / len(facts["labels"])
+    held = membership(facts["group"], facts["share"], groups) > 0  # a share, however small, fills a cell
+    part = (cell_counts(facts["labels"], held.float(), classes) / len(held)).to(facts["device"])
 
     def terms(output, batch, method_terms):
         probability = F.softmax(output.logits, dim=1).gather(1, batch.labels[:, None]).squeeze(1)

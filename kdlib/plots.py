@@ -333,6 +333,8 @@ def temperatures(points, *, floor, note):
         for axis, column in zip(axes, ("mad", "accuracy"), strict=True):
             look = {"marker": "o", "capsize": 2, "color": colour_of(method), "label": NAMES.get(method, method)}
             axis.errorbar(rows["temperature"], rows[column], rows[f"{column}_half"], **look)
+            useless = rows[rows["degenerate"].astype(bool)]
+            axis.plot(useless["temperature"], useless[column], "kx", markersize=8, zorder=5)
     ticks = sorted(points["temperature"].unique())
     for axis, label in zip(axes, ("MAD", "accuracy"), strict=True):
         axis.set(xscale="log", xlabel="temperature of distillation (1 is the networks' own)", ylabel=f"{label} on test")
@@ -340,7 +342,7 @@ def temperatures(points, *, floor, note):
         axis.minorticks_off()
     axes[0].set_ylim(bottom=0)
     axes[0].legend(frameon=False, fontsize=8)
-    return caption(drawing, note)
+    return caption(drawing, note + (" Crossed out: degenerate in a seed." if points["degenerate"].any() else ""))
 
 
 def distributions(values, *, labels, note):

@@ -27,7 +27,7 @@ def logit_adjustment(facts, lam):
     return dict(select=move, teacher=move)
 
 
-def balanced_teacher(facts, lam, teacher, *, prior_weight=10.0, sampled=True, embeddings=True):
+def balanced_teacher(facts, lam, teacher, *, prior_weight=10.0):
     """Distillation from a teacher that has been relieved of what the group says about the class.
 
     A teacher fitted to skewed data says z_T,k(x) = log p(x | k, g) + log P(k) + log P(g | k) + const: in the grey pictures
@@ -43,9 +43,10 @@ def balanced_teacher(facts, lam, teacher, *, prior_weight=10.0, sampled=True, em
     the correction is Bayes' rule alone, for a teacher that overstates nothing. κ = 10: where the rare cells hold a few
     pictures, which the teacher knows by heart, the prior speaks, where they hold many, the teacher's own shift.
 
-    The teacher's embeddings, where the method reads them, lose λ·n_y/(n_y + κ) of their own deviation of group means.
-    Samples are drawn as in `resample`, so that the labels say nothing of the group either. As λ → 0 this is `resample`; at
-    λ = 0 there is no debiaser. With shares, D is their mean; with an unknown group nothing is taken out."""
+    The teacher's embeddings, where the method reads them, lose λ·n_y/(n_y + κ) of their own deviation of group means (KD++
+    reads their norm alone: its directions are the class means, which stay). Samples are drawn as in `resample`, so that the
+    labels say nothing of the group either. As λ → 0 this is `resample`; at λ = 0 there is no debiaser. With shares, D is
+    their mean; with an unknown group nothing is taken out."""
     labels, cells = facts["labels"].to(facts["device"]), facts["cells"]
     member = membership(facts["group"], facts["share"], facts["num_groups"]).to(facts["device"])
     logits, embedding = (group_deviation(part, labels, member, cells) for part in teacher.outputs())
@@ -59,11 +60,11 @@ def balanced_teacher(facts, lam, teacher, *, prior_weight=10.0, sampled=True, em
     def corrected(output, batch):
         member = membership(batch.group, batch.share, facts["num_groups"])[:, :, None]
         values = output.logits - (member * correction[batch.labels]).sum(1)
-        if output.embedding is None or not embeddings:
+        if output.embedding is None:
             return Output(values, output.embedding)
         return Output(values, output.embedding - (member * moved[batch.labels]).sum(1))
 
-    return dict(teacher=corrected) | (resample(facts) if sampled else {})
+    return dict(teacher=corrected) | resample(facts)
 
 
 def group_deviation(values, labels, member, cells) -> torch.Tensor:

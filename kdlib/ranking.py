@@ -28,9 +28,12 @@ def rare_group_gap(y_true, y_pred, group, rare) -> float:
 
 def validation_bias(table) -> pd.DataFrame:
     """The table with `val_bias`, what a λ is chosen by, and `criterion`, what that is: √U⁺ on validation where at least half of
-    the classes have two images in each group there, else the rare group's gap (U is not defined by single images)."""
+    the classes have two images in each group there, else the size of the rare group's gap, whichever way it points (U is
+    not defined by single images); with more than two groups MAD on validation (U is of two)."""
     dataset = runs.load_data(table["data"].iloc[0], *_data_options(table.iloc[0]))
     counts = {name: data.class_by_group(dataset.splits[name], dataset, merged=True) for name in ("train", "val")}
+    if len(dataset.groups) > 2:
+        return table.assign(val_bias=table["val_mad"].astype(float), criterion="MAD")
     there = counts["train"].any(axis=1)
     if 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
         return table.assign(val_bias=table["val_sqrt_u"].astype(float).clip(lower=0), criterion="√U⁺")
@@ -42,7 +45,7 @@ def validation_bias(table) -> pd.DataFrame:
         labels, predicted = (
             data.bias_labels(dataset, numbers) for numbers in (arrays["val_labels"], arrays["val_logits"].argmax(1))
         )
-        gaps.append(rare_group_gap(labels, predicted, arrays["val_group"], rare))
+        gaps.append(abs(rare_group_gap(labels, predicted, arrays["val_group"], rare)))
     return table.assign(val_bias=gaps, criterion="rare group's gap")
 
 
@@ -63,13 +66,17 @@ def choose(table, tolerance=TOLERANCE) -> pd.DataFrame:
     validation is within `tolerance` of the best of them, that of the least `val_bias`, both means over seeds; of equals, the
     smallest. Columns method, debias, lam, candidates, criterion. A debiaser without strength has nothing to choose.
 
-    table: of `validation_bias`. NaN counts as the worst."""
+    table: of `validation_bias`. NaN counts as the worst; ValueError where there is nothing else."""
     table = students(table)
     rows = []
     for (method, debias), own in table[table["debias"] != "none"].groupby(["method", "debias"], sort=False):
         if (own["lam"] > 0).any():
             own = pd.concat([select(table, **PLAIN, method=method), own])
         means = own.groupby("lam")[["val_accuracy", "val_bias"]].mean()
+        if len(means) > 1 and means["val_bias"].isna().all():
+            raise ValueError(
+                f"no λ of {debias} on {method} can be chosen: validation has no bias figure (NaN for each)"
+            )
         near = means[means["val_accuracy"] >= means["val_accuracy"].max() - tolerance]["val_bias"].fillna(np.inf)
         criterion = own["criterion"].iloc[0] if len(means) > 1 else "no λ"
         rows.append(
@@ -90,10 +97,18 @@ def at_choice(table, chosen) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def in_common(table, chosen):
+    """(table, chosen) of the methods that every debiaser was trained with, so that means over methods compare like with like:
+    one that needs a teacher is not for the student alone."""
+    every = chosen.groupby("debias")["method"].agg(set)
+    common = set.intersection(*every) if len(every) else set()
+    return table[labelled(table)["method"].isin(common)], chosen[chosen["method"].isin(common)]
+
+
 def shifts(table, chosen) -> pd.DataFrame:
     """A row per method, debiaser and seed: what the debiaser, at the λ that validation chose, changes in test `accuracy` and
-    `mad` against the same method without it."""
-    at = at_choice(table, chosen)
+    `mad` against the same method without it, of the methods that every debiaser was trained with."""
+    at = at_choice(*in_common(table, chosen))
     sides = [
         part.set_index(["method", "seed"]) for part in (at[at["debias"] != "none"], select(students(table), **PLAIN))
     ]
@@ -130,10 +145,12 @@ def areas(table, accuracy_from) -> pd.DataFrame:
 def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     """A row per debiaser, best first, at the λ that validation chose: what it changes in test accuracy, MAD and √U against the
     same method without it, its area (of that one point) and that of its whole front over λ, its mean rank by area
-    among the debiasers, and p (Holm) of the paired test against the first row's area. Methods are averaged within a
-    seed, so n is the number of seeds; intervals are Student's, 95 %.
+    among the debiasers, and p (Holm) of the paired test against the first row's area; that the first is best was seen on
+    the same pictures. Over the methods that every debiaser was trained with, averaged within a seed, so n is the number
+    of seeds; intervals are Student's, 95 %.
 
     accuracy_from: where the area begins, as the accuracy of the constant classifier."""
+    table, chosen = in_common(table, chosen)
     at = at_choice(table, chosen)
     point = areas(at, accuracy_from)
     everything = students(table)
@@ -224,16 +241,19 @@ def constant_accuracy(labels) -> float:
 
 
 def against(table, chosen, one, others) -> pd.DataFrame:
-    """Debiaser `one` against each of `others` at their chosen λ, per data set: paired differences of test accuracy, MAD and √U,
-    methods averaged within a seed, with Student's 95 % interval and p."""
+    """Debiaser `one` against each of `others` at their chosen λ: differences of test accuracy, MAD and √U, paired by method and
+    seed, methods averaged within a seed, with Student's 95 % interval and p (Holm over `others`); degenerate networks of
+    either are counted."""
     at = at_choice(table, chosen)
-    rows = []
-    for other in others:
-        row = {"pair": f"{debiaser_name(one)} − {debiaser_name(other)}"}
-        for column in ("accuracy", "mad", "sqrt_u"):
-            change = _difference(at[at["debias"] == one], at[at["debias"] == other], column)
-            row["n"] = len(change)
-            row[column] = plus_minus(*interval(change), sign="+")
-            row[f"p ({column})"] = f"{t_test(change):.2g}"
-        rows.append(row)
+    sides = {debias: at[at["debias"] == debias] for debias in (one, *others)}
+    rows = [
+        {"pair": f"{debiaser_name(one)} − {debiaser_name(other)}", "n": sides[one]["seed"].nunique()}
+        for other in others
+    ]
+    for column in ("accuracy", "mad", "sqrt_u"):
+        found = [_difference(sides[one], sides[other], column) for other in others]
+        for row, change, p_value in zip(rows, found, holm([t_test(change) for change in found]), strict=True):
+            row |= {column: plus_minus(*interval(change), sign="+"), f"p ({column})": f"{p_value:.2g}"}
+    for row, other in zip(rows, others, strict=True):
+        row["degenerate"] = int(sides[one]["test_degenerate"].sum() + sides[other]["test_degenerate"].sum())
     return pd.DataFrame(rows)

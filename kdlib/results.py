@@ -103,7 +103,10 @@ def differences(table, pairs) -> pd.DataFrame:
 def crossed(table, column) -> pd.DataFrame:
     """Test `column` by method and teacher's debiaser (rows) and student's debiaser (columns), mean ± half-width."""
     rows = means(table, (column,))
-    rows["cell"] = [plus_minus(mean, half) for mean, half in zip(rows[column], rows[f"{column}_half"], strict=True)]
+    rows["cell"] = [
+        plus_minus(row[column], row[f"{column}_half"]) + (" (degenerate)" if row["degenerate"] else "")
+        for _, row in rows.iterrows()
+    ]
     rows["method"] = rows["method"].map(lambda name: NAMES.get(name, name))
     rows = rows.rename(columns={"teacher_debias": "teacher", "debias": "student"})
     return rows.pivot(index=["method", "teacher"], columns="student", values="cell")

@@ -264,6 +264,8 @@ def _key(run, data_folder):
         "data": run.load_data().fingerprint,
         "teacher": teacher and teacher.key,
     }
+    if run.debias in debias.REVISIONS:
+        content["debiaser"] = debias.REVISIONS[run.debias]
     if run.weights == "published":
         content["weights"] = paths.sha256(published_checkpoint(run.student))
     if run.weights == "imagenet":

@@ -87,17 +87,16 @@ class TeacherBank:
         return sum(block.nbytes for shelf in self.shelves.values() for block in shelf.blocks)
 
     def batches(self, pieces, view, *, embedding=True) -> list:
-        """The teacher's Output for each of `pieces`, lists of images as int64 (B,), each image under its own of `view` (N,),
-        all on the host: logits (B, K) and embedding (B, D) on the device, in float32. `embedding`: whether it is needed;
-        else it is None, and not kept."""
-        index = torch.cat(pieces)
-        entries = index * self.num_views + view[index]
+        """The teacher's Output for each of `pieces`, lists of images as int64 (B,), under `view` (M,) as in `Images.batches`,
+        all on the host: logits (B, K) and embedding (B, D) on the device, in float32. `embedding`: whether it is needed; else
+        it is None, and not kept."""
+        entries = torch.cat(pieces) * self.num_views + view
         shelves = {name: shelf for name, shelf in self.shelves.items() if embedding or name == "logits"}
         found = {name: shelf.read(entries) for name, shelf in shelves.items()}
         missing = (~torch.stack([known for _, known in found.values()]).all(0)).nonzero().squeeze(1)
         if len(missing):
             new, where = _unique(entries[missing])
-            computed = self._forward(new // self.num_views, view)
+            computed = self._forward(new)
             for name, shelf in shelves.items():
                 part = getattr(computed, name)
                 self._keep(shelf, new, part)
@@ -107,13 +106,14 @@ class TeacherBank:
         return [Output(*part) for part in zip(*parts, strict=True)]
 
     @torch.no_grad()
-    def _forward(self, index, view) -> Output:
-        """The plain teacher's Output for the images `index` (M,), in forward passes of one size."""
-        self.forwards += len(index)
+    def _forward(self, entries) -> Output:
+        """The plain teacher's Output for `entries` (M,), in forward passes of one size."""
+        self.forwards += len(entries)
         size = self.images.at_a_time
-        whole = torch.cat([index, index[-1:].expand(-len(index) % size)])  # filled up with the last image
-        outputs = [self.teacher(inputs) for _, inputs in self.images.batches(list(whole.split(size)), view)]
-        return Output(*(torch.cat(part)[: len(index)].float() for part in zip(*outputs, strict=True)))
+        whole = torch.cat([entries, entries[-1:].expand(-len(entries) % size)])  # filled up with the last one
+        pieces = list((whole // self.num_views).split(size))
+        outputs = [self.teacher(inputs) for _, inputs in self.images.batches(pieces, whole % self.num_views)]
+        return Output(*(torch.cat(part)[: len(entries)].float() for part in zip(*outputs, strict=True)))
 
     def _keep(self, shelf, entries, values):
         new = (shelf.row[entries] < 0).nonzero().squeeze(1)

@@ -88,11 +88,13 @@ def train(
     for epoch in range(done + 1, epochs + 1):
         started = time.monotonic()
         trained.train()
+        view = draw_views(len(images), views, seed=seed, epoch=epoch)
         if debiaser.order is None:
             order = draw_order(len(images), seed=seed, epoch=epoch)
-        else:
+            view = view[order]
+        else:  # with replacement, so a view for each place
             order = debiaser.order(seed=seed, epoch=epoch)
-        view, pieces, logged = draw_views(len(images), views, seed=seed, epoch=epoch), batches(order, batch_size), []
+        pieces, logged = batches(order, batch_size), []
         taught = bank.batches(pieces, view, embedding=reads_embedding) if method.needs_teacher else repeat(None)
         for (index, inputs), teacher in zip(images.batches(pieces, view), taught, strict=False):
             batch = Batch(labels[index], group[index], None if share is None else share[index], teacher)

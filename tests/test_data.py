@@ -82,6 +82,18 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_splits(digits)
     assert set(other.test.source.tolist()) != set(digits.test.source.tolist())
 
 
+def test_folds_are_tested_on_disjoint_thirds(digits):
+    folds = [digits, *(digits_s.prepare(fold=fold) for fold in (1, 2))]
+    tested = [set(one.test.source.tolist()) for one in folds]
+    assert [len(each) for each in tested] == pytest.approx([599] * 3, abs=5)
+    assert len(set.union(*tested)) == 1797 == sum(map(len, tested))
+    for one in folds:
+        assert not set(one.test.source) & (set(one.train.source) | set(one.val.source))
+        assert data.class_by_group(one.train, one).min() >= 3
+    with pytest.raises(ValueError, match="fold"):
+        digits_s.prepare(fold=3)
+
+
 def test_cache_reloads_the_same(digits):
     again = data.load("digits_s")
     assert again.fingerprint == digits.fingerprint

@@ -187,6 +187,8 @@ def test_shares_in_between_count(name):
     model, _ = go(name, group=group, share=share, epochs=2)
     assert all(values.isfinite().all() for values in model.state_dict().values())
     assert not same(model, go(name, group=group, epochs=2)[0])
+    rounded = torch.where(share == 0.5, share, share.round())
+    assert not same(model, go(name, group=group, share=rounded, epochs=2)[0])
 
 
 def test_more_than_two_groups():
@@ -225,3 +227,12 @@ def test_unknown_names_and_bad_strengths_are_refused():
             build("critic", lam)
     with pytest.raises(ValueError, match="two known groups"):
         build("domain_independent", group=torch.where(GROUP == 1, 1, -1))
+    with pytest.raises(ValueError, match="a class with images of two groups"):
+        build("reweight", group=LABELS)
+
+
+def test_every_debiaser_says_what_it_does():
+    told = {name: debias.about(name) for name in debias.DEBIASERS}
+    assert told["adversary_embedding"].startswith("As `adversary`, with reads = embedding: An adversary guesses")
+    assert len(set(told.values())) == len(told)
+    assert not any("partial(" in text for text in told.values())

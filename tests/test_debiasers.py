@@ -79,6 +79,9 @@ def test_cell_weights_balance_the_groups_within_a_class():
     weights = groups.balance(groups.cell_counts(LABELS, member, 2))[LABELS]
     for label in (0, 1):
         assert (member * weights)[label == LABELS].sum(0).tolist() == pytest.approx([2, 2])
+    assert groups.balance(torch.tensor([[10.0, 0], [4, 1]]))[[0, 1, 1], [0, 0, 1]].tolist() == pytest.approx(
+        [1, 0.625, 2.5]
+    )
 
 
 # ---- critics
@@ -99,6 +102,20 @@ def test_critic_learns_the_disparity_and_its_term_reaches_the_student():
     terms["critic"].backward()
     assert logits.grad.abs().sum(1).min() > 0, "every sample of the batch is seen, not only the first"
     assert terms["critic"].item() == pytest.approx(3 * 0.5 * (1 - 0.05 + 0.01), rel=0.1)
+
+
+def test_the_critic_leaves_out_classes_of_one_group():
+    torch.manual_seed(0)
+    part = build("critic", 3.0, group=torch.tensor([1, 1, 1, 0, 0, 0, 0, 0]))
+    with torch.no_grad():
+        part.module[2].bias[1] = 5.0  # sees a large disparity in class 1, which has one group
+    logits = torch.randn(8, 2).requires_grad_()
+    batch = BATCH._replace(group=torch.full((8,), -1))  # so the critic learns nothing
+    term = part.terms(Output(logits, None), batch, {"ce": torch.tensor(1.0)})["critic"]
+    excess = part.module(logits).mean(0)[0].abs() - 0.05 + 0.01
+    assert term.item() == pytest.approx(3 * F.softplus(20 * excess).item() / 20, rel=1e-5)
+    assert part.report().keys() == {"critic_error"}
+    assert part.report() == {}, "means since the last report"
 
 
 @pytest.mark.parametrize("name", ["critic", "critic_faithful"])
@@ -300,10 +317,9 @@ def test_gap_penaltys_gradient_is_that_of_the_whole_split_on_average():
     generator = np.random.default_rng(0)
     labels, group = torch.zeros(200, dtype=torch.int64), torch.from_numpy((np.arange(200) < 8).astype(int))
     level = torch.tensor([1.0, -1.0])  # logit of class 0, per group
-    facts = dict(cells=groups.cell_counts(labels, groups.membership(group, None, 2), 2), labels=labels)
-    part = matching.gap_penalty(facts | dict(num_classes=2, num_groups=2, device="cpu"), 1.0)
-    module = part["module"]
-    pulls = []
+    facts = dict(labels=labels, group=group, share=None, num_classes=2, num_groups=2, device="cpu")
+    part = matching.gap_penalty(facts, 1.0)
+    module, pulls = part["module"], []
     for _ in range(3000):
         module.mean[0], module.seen[0] = level.sigmoid(), True  # as after a long training
         leaf, index = level.clone().requires_grad_(), torch.from_numpy(generator.integers(0, 200, 16))
@@ -313,6 +329,18 @@ def test_gap_penaltys_gradient_is_that_of_the_whole_split_on_average():
     whole = level.clone().requires_grad_()
     (whole[1].sigmoid() - whole[0].sigmoid()).square().backward()
     torch.testing.assert_close(torch.stack(pulls).mean(0), whole.grad, rtol=0.1, atol=0)
+
+
+def test_gap_penalty_divides_by_no_chance_where_every_share_fills_the_cell():
+    share = torch.full((8,), 0.05)
+    share[0] = 0.4
+    member, logits = groups.membership(GROUP, share, 2), LOGITS.clone().requires_grad_()
+    term = build("gap_penalty", 1.0, share=share).terms(Output(logits, None), BATCH._replace(share=share), {})
+    (gradient,) = torch.autograd.grad(term["gap"], logits)
+    probability = logits.softmax(1).gather(1, LABELS[:, None]).squeeze(1)
+    mean, _ = groups.cell_means(probability, LABELS, member, 2)
+    (expected,) = torch.autograd.grad((mean[:, 1] - mean[:, 0]).square().sum(), logits)
+    torch.testing.assert_close(gradient, expected, rtol=0.01, atol=1e-7)
 
 
 def slow_mmd(student, teacher, labels, member, classes):
@@ -413,7 +441,15 @@ def test_group_dro_by_hand():
     raised = q * torch.exp(0.5 * torch.where(torch.arange(4) == 3, 0, loss))
     torch.testing.assert_close(part.module.q.flatten(), raised / raised.sum())
     assert weights[7] == 1, "an unknown group has weight 1"
+    assert weights[:7].mean().item() == pytest.approx(1), "the cells of the batch share the whole loss"
     assert part.report()["largest_q"] == part.module.q.max().item()
+
+
+def test_group_dro_with_a_large_step_stays_a_distribution():
+    part = build("group_dro", 1e4)
+    for _ in range(3):
+        assert part.weights(Output(50 * LOGITS, None), BATCH).isfinite().all()
+    assert part.module.q.sum().item() == pytest.approx(1)
 
 
 def test_group_dro_draws_its_batches_uniformly_over_cells():

@@ -1,5 +1,7 @@
 """Choosing λ on validation, areas under accuracy–bias fronts, and debiasers ranked by paired comparisons."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -166,9 +168,35 @@ def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits,
     found = ranking.validation_bias(table).iloc[0]
     assert found["criterion"] == "rare group's gap"
     assert found["val_bias"] == pytest.approx(0.9)
+    turned = digits.val.group != rare[digits.val.labels]  # wrong wherever the group is common: as biased, the other way
+    arrays["val_logits"] = np.where(turned[:, None], np.eye(10)[3], np.eye(10)[digits.val.labels])
+    monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays)
+    assert 0.85 < ranking.validation_bias(table)["val_bias"].iloc[0] < 0.95
     monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
     found = ranking.validation_bias(table).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
+    many = dataclasses.replace(digits, groups=("a", "b", "c"))
+    monkeypatch.setattr(runs, "load_data", lambda *options: many)
+    found = ranking.validation_bias(table.assign(val_mad=0.3)).iloc[0]
+    assert (found["criterion"], found["val_bias"]) == ("MAD", 0.3)
+
+
+def test_nothing_is_chosen_where_validation_has_no_bias_figure():
+    table = grid(("none", 0.0, 0.9, np.nan, 0.9, 0.3), ("critic", 1.0, 0.9, np.nan, 0.7, 0.0))
+    with pytest.raises(ValueError, match="no λ of critic on ckd can be chosen"):
+        ranking.choose(table)
+
+
+def test_debiasers_are_ranked_over_the_methods_that_all_have():
+    """One that is not for the student alone, which is easier to debias here, is worse with every method that it has."""
+    alone = grid(("none", 0.0, 0.5, 0.5, 0.5, 0.5), ("simple", 0.0, 0.5, 0.5, 0.5, 0.45)).assign(method="scratch")
+    kinds = ("none", 0.0, 0.8, 0.3, 0.8, 0.3), ("simple", 0.0, 0.8, 0.1, 0.8, 0.1), ("taught", 0.0, 0.8, 0.1, 0.8, 0.12)
+    table = pd.concat([alone, grid(*kinds), grid(*kinds).assign(method="rkd")])
+    chosen = ranking.choose(table)
+    ranked = ranking.ranking(table, chosen, accuracy_from=0.1)
+    assert ranked["debiaser"].tolist() == ["simple", "taught"]
+    assert ranked["mean rank"].tolist() == ["1.00 ± 0.00", "2.00 ± 0.00"]
+    assert set(ranking.shifts(table, chosen)["method"]) == {"ckd", "rkd"}
 
 
 def test_shifts_are_paired_by_method_and_seed_at_the_chosen_strength():

@@ -155,8 +155,7 @@ def test_no_step_reads_anything_back(method, name, monkeypatch):
     monkeypatch.setattr(training, "check_finite", lambda *arguments: None)  # on a CPU it looks at each step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # its count of steps is in host memory
     bank, counts = teacher_bank(), []
-    go("rkd", epochs=1, bank=bank)  # fills the bank, embeddings too
-    for batch_size in (20, 10):  # twice the steps
+    for batch_size in (20, 20, 10):  # fills the bank; then some steps, and twice as many
         with Reads() as reads:
             facts = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
             width = bank.teacher.embedding_dim
@@ -165,7 +164,7 @@ def test_no_step_reads_anything_back(method, name, monkeypatch):
             built = debias.build_debiaser(name, lam=lam, device="cpu", **facts)
             go(method, epochs=1, bank=bank, batch_size=batch_size, debiaser=built)
         counts.append(reads.count)
-    assert counts[1] == counts[0]
+    assert counts[2] == counts[1]
 
 
 @pytest.mark.parametrize(("method", "optimizer"), [("ckd", "sgd"), ("ckd", "adam"), ("ctkd", "sgd"), ("kdpp", "sgd")])
@@ -261,7 +260,7 @@ def test_kdpp_and_rkd_reach_the_backbone():
         model, bank = models.build_model("convnet_4", 3), teacher_bank()
         dims = {"student_dim": 16, "teacher_dim": 32, "class_means": torch.ones(3, 32)}
         output = model(IMAGES.plain(0, 16))
-        (teacher,) = bank.batches([torch.arange(16)], torch.full((40,), 4))
+        (teacher,) = bank.batches([torch.arange(16)], torch.full((16,), 4))
         terms = methods.build_method(method, **dims).terms(output, teacher, LABELS[:16], epoch=1)
         gradients = torch.autograd.grad(terms[term], list(model.parameters()), allow_unused=True)
         names = [name for name, _ in model.named_parameters()]

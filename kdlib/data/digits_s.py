@@ -11,7 +11,7 @@ TEST_SHARE = 1 / 3
 VAL_SHARE = 1 / 6  # of what is not test
 
 
-def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
+def prepare(*, skew=0.95, size=16, seed=0, fold=0) -> Dataset:
     """`digits_s`: real handwritten digits with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
 
     The pictures are scikit-learn's 1,797 scanned digits (8×8, 17 grey levels). The attribute is ours: domain 0 shows a
@@ -20,10 +20,13 @@ def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
     is colour predicts the half of the classes. The test split shows every test picture in both domains.
 
     Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `size`, pixels a
-    side; `seed`, of the splits, the domains and the hues. Raises ValueError for values outside these ranges."""
+    side; `seed`, of the splits, the domains and the hues; `fold`, which of three thirds is the test split, 0 to 2. Raises
+    ValueError for values outside these ranges."""
     check_skew(skew)
     if size < 8:
         raise ValueError(f"size is the width in pixels, at least the original 8; got {size}")
+    if fold not in range(3):
+        raise ValueError(f"fold is the third that is tested on: 0, 1 or 2; got {fold}")
     from sklearn.datasets import load_digits  # a second of import, needed only here
 
     digits = load_digits()
@@ -32,7 +35,8 @@ def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
     generator = np.random.default_rng(seed)
     tints = np.array([colorsys.hsv_to_rgb(hue, 1, 1) for hue in generator.random(len(labels))])
 
-    pool, test = stratified_cut(labels, np.zeros_like(labels), TEST_SHARE, seed)
+    test = _thirds(labels, seed)[fold]
+    pool = np.setdiff1d(np.arange(len(labels)), test)
     own = (labels < 5).astype(np.int64)  # the domain of a class: colour for 0–4, grey for 5–9
     group = own.copy()
     group[pool] = plant(labels[pool], own[pool], skew, generator)
@@ -55,6 +59,14 @@ def prepare(*, skew=0.95, size=16, seed=0) -> Dataset:
         padding=max(1, size // 8),  # one pixel of the original scan
         flip=False,
     )
+
+
+def _thirds(labels, seed):
+    """Indices of three disjoint thirds, each with as many of each class."""
+    one = np.zeros_like(labels)
+    rest, first = stratified_cut(labels, one, TEST_SHARE, seed)
+    second, third = stratified_cut(labels[rest], one[rest], 0.5, seed)
+    return first, rest[second], rest[third]
 
 
 def _enlarge(picture, size):
