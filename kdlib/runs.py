@@ -123,12 +123,12 @@ def _train(this, log, checkpoint_seconds):
         start = "DEFAULT" if this.weights == "imagenet" else None
         model = models.build_model(this.student, classes, weights=start)
         model = models.fast_layout(model.to(this.device))
-        torch.manual_seed(this.seed + 1)  # whatever the network drew, method and debiaser start alike
         bank, means = None, None
         if teacher is not None:
             bank = _bank(teacher, paths.runs_folder())
             reads_means = "nd" in methods.method_options(this.method)
             means = class_means(teacher).to(this.device) if reads_means else None
+        torch.manual_seed(this.seed + 1)  # whatever network and bank drew, method and debiaser start alike
         method = methods.build_method(
             this.method,
             student_dim=model.embedding_dim,

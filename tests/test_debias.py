@@ -1,5 +1,7 @@
 """The contract of debiasers, for all of them: λ = 0, every method, unknown and fractional groups, empty groups, resumption."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -236,3 +238,17 @@ def test_every_debiaser_says_what_it_does():
     assert told["adversary_embedding"].startswith("As `adversary`, with reads = embedding: An adversary guesses")
     assert len(set(told.values())) == len(told)
     assert not any("partial(" in text for text in told.values())
+
+
+@pytest.mark.parametrize(("method", "name"), [("ckd", "adversary"), ("ckd", "domain_independent"), ("kdpp", "none")])
+def test_a_run_does_not_depend_on_what_its_process_did_before(method, name, tiny):
+    """What method and debiaser draw at random is the same whether the teacher's bank was at hand or had to be made."""
+    lam = float(debias.has_strength(name))
+    run = runs.Run(method=method, debias=name, lam=lam, epochs=1, student="convnet_4", teacher="convnet_8")
+    runs.run(run, log=list)  # makes bank and class means
+    first = runs.predictions(run)["test_logits"]
+    for forget in (lambda: None, runs._bank.cache_clear):
+        forget()
+        shutil.rmtree(run.folder)
+        runs.run(run, log=list)
+        np.testing.assert_array_equal(runs.predictions(run)["test_logits"], first)
