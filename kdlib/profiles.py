@@ -311,7 +311,7 @@ PROFILES = {
         },
         teacher_debias="domain_independent",
         temperatures=(1.0, 2.0, 4.0, 8.0, 20.0),
-        seeds=(3, 4, 5),
+        seeds=(3, 4, 5, 6, 7),
     ),
     "cifar100": Profile(
         name="cifar100",
