@@ -54,8 +54,10 @@ test: setup      ## run every test, and the notebooks in their smoke size
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: setup     ## time the training loop against a plain one (BENCH=--short: two minutes)
+bench: setup     ## time training, decoding and bias figures beside others' (BENCH=--short: some minutes)
 	$(BIN)/python -m benchmarks.speed $(BENCH)
+	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.bias
 
 clean:           ## remove the executed notebooks of PROFILE; runs and data stay
 	rm -rf $(OUT) $(REPORTS)/index.html
