@@ -41,8 +41,8 @@ def compare(y_true, teacher_pred, student_pred, group, *, n=2000, seed=0, num_cl
 
     - `inflation` = `mad_student` − `mad_teacher`, with `inflation_low`, `inflation_high` and the two-sided bootstrap
       `inflation_p_value`; and `sqrt_u_inflation`, the same of sign(U)·√|U|. MAD's noise depends on accuracy, so two
-      fair models may differ in MAD; in √U they do not. Intervals are those of `bootstrap`, but paired: each resample of
-      the images serves both models.
+      fair models may differ in MAD; in √U they do not. Intervals are centred percentiles of a paired bootstrap: each
+      resample of the images serves both models. √U's are wide near 0, where the resamples carry the noise twice.
     - `correlation` and `slope` of the student's d_k against the teacher's, over the `classes_counted`. Noise pulls both
       towards 0; NaN where the d_k do not vary.
     - `churn`, the share of predictions that changed (Milani Fard et al. 2016), and `negative_flips`, the share that the
@@ -79,6 +79,7 @@ def compare(y_true, teacher_pred, student_pred, group, *, n=2000, seed=0, num_cl
     for values in (observed, drawn):
         values[..., 1, :] = signed_root(values[..., 1, :])
     inflation, drawn = observed[:, 1] - observed[:, 0], drawn[..., 1] - drawn[..., 0]
+    drawn += inflation - mean_of(drawn, axis=0)  # the root moves the centre of √U's
     as_far = (np.abs(drawn - inflation) >= np.abs(inflation) - TOLERANCE).sum(0)
     p_value = np.where(np.isnan(inflation), np.nan, (1 + as_far) / (1 + n))
     result = {"mad_teacher": observed[0, 0], "mad_student": observed[0, 1]}
@@ -243,7 +244,8 @@ def _welch(one, other):
         return np.full((3, one.shape[1]), np.nan)
     result = stats.ttest_ind(one, other, equal_var=False)
     interval = result.confidence_interval(0.95)
-    return interval.low, interval.high, result.pvalue
+    error = np.sqrt(one.var(0, ddof=1) / len(one) + other.var(0, ddof=1) / len(other))
+    return interval.low, interval.high, np.where(error > TOLERANCE, result.pvalue, np.nan)
 
 
 def benjamini_hochberg(p_values):

@@ -104,12 +104,15 @@ def mean_square_disparity(table, *, min_count=1):
 def _variance_of_u(table, *, min_count=1):
     """(a, b): U's variance is a + b·θ where the mean squared disparity is θ.
 
-    For d_k normal with mean δ_k and variance v_k, Var d_k² = 2v_k² + 4δ_k²·v_k; δ_k² and v_k are taken as unrelated.
+    For d_k normal with mean δ_k and variance v_k, Var d_k² = 2v_k² + 4δ_k²·v_k. θ is the mean of δ_k², so b is 4/K times the
+    mean of v_k weighted by δ_k², each estimated by d_k² − v_k where that is above 0: bias in rare cells is less sure.
     """
-    noise = mean_square(*cells(table), min_count)[1]
-    return 2 * mean_of(noise**2) / max((~np.isnan(noise)).sum(), 1), 4 * mean_of(noise) / max(
-        (~np.isnan(noise)).sum(), 1
-    )
+    right, count = cells(table)
+    noise = mean_square(right, count, min_count)[1]
+    counted = max((~np.isnan(noise)).sum(), 1)
+    biased = (gap(right, count, min_count) ** 2 - noise).clip(min=0)
+    weighted = mean_of(biased * noise) / mean_of(biased) if mean_of(biased) > 0 else mean_of(noise)
+    return 2 * mean_of(noise**2) / counted, 4 * weighted / counted
 
 
 mean_square_disparity.variance = _variance_of_u  # for its interval, see `bootstrap`

@@ -5,7 +5,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdlib.bias import benjamini_hochberg
 from kdlib.bias_compare import line, t_test
-from kdlib.plots import DIVERGING, MANY, caption, class_axis, colour_of, figure
+from kdlib.plots import DIVERGING, MANY, caption, class_axis, colour_of, disparity_label, figure
 from kdlib.results import NAMES, interval, plus_minus
 
 GROUP_COLOURS = ("#56B4E9", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#000000")
@@ -13,8 +13,10 @@ GROUP_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def heat_map(disparities, classes, *, note, level=0.05):
-    """Class × model: disparities maps a model's name to (seeds, K). Colour: the mean over seeds; a dot: it differs from 0
-    over seeds (t-test, Benjamini and Hochberg over all cells). Classes that no model has a disparity in are left out."""
+    """Class × model: disparities maps a model's name to (seeds, K). Colour: the mean over seeds; a dot, where disparities
+    have a sign: it differs from 0 over seeds (t-test, Benjamini and Hochberg over all cells). Classes that no model has
+    a disparity in are left out."""
+    signed = any((values < 0).any() for values in disparities.values())
     means = np.array([_mean(values) for values in disparities.values()])
     p_values = np.array([t_test(values) for values in disparities.values()])
     adjusted = benjamini_hochberg(p_values.ravel()).reshape(p_values.shape)
@@ -31,12 +33,11 @@ def heat_map(disparities, classes, *, note, level=0.05):
         for (row, column), value in np.ndenumerate(means):
             if not np.isnan(value):
                 ink = "white" if abs(value) > 0.6 * most else "#222222"
-                sure = "•" if adjusted[row, column] < level else ""
+                sure = "•" if signed and adjusted[row, column] < level else ""
                 axis.text(column, row, f"{value:.2f}{sure}", ha="center", va="center", fontsize=7, color=ink)
-    drawing.colorbar(
-        image, ax=axis, label="recall of group 1 − recall of group 0" if (means < 0).any() else "disparity"
-    )
-    return caption(drawing, f"{note} •: differs from 0 over seeds, t-test, adjusted for all cells, p < {level:g}.")
+    drawing.colorbar(image, ax=axis, label=disparity_label(np.concatenate(list(disparities.values()))))
+    dots = f" •: differs from 0 over seeds, t-test, adjusted for all cells, p < {level:g}."
+    return caption(drawing, note + (dots if signed else ""))
 
 
 def recall_by_group(recalls, classes, groups, *, note):

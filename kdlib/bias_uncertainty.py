@@ -213,6 +213,8 @@ def sources_of_spread(metric, y_true, predictions, group, *, n=2000, seed=0, **k
     predictions = as_array(predictions)
     if predictions.ndim != 2 or not len(predictions):
         raise ValueError(f"predictions must be (models, images); their shape is {predictions.shape}")
+    if kw.get("num_classes") is None and predictions.size and as_array(y_true).size:  # one number for all models
+        kw = kw | {"num_classes": int(max(as_array(y_true).max(), predictions.max())) + 1}
     values = np.array([metric(y_true, predicted, group, **kw) for predicted in predictions])
     group, groups = check_group(group, getattr(metric, "groups", None))
     known = group >= 0

@@ -94,12 +94,15 @@ def _ece_range(labels, probabilities, group, *, bins):
 
 
 def leakage(kinds, **options) -> pd.DataFrame:
-    """A row per run: its kind, and the figures of `bias.leakage` from the logarithms of its probabilities."""
+    """A row per run: its kind, and the figures of `bias.leakage` from its logits; where classes are merged, from the
+    logarithms of their probabilities."""
     rows = []
     for name, settings in kinds.items():
         for run in settings:
             one = tested(run)
-            scores = np.log(one.probabilities.clip(min=1e-12))
+            logits = runs.predictions(run)["test_logits"].astype(np.float64)
+            merged = logits.shape[1] != one.probabilities.shape[1]
+            scores = np.log(one.probabilities.clip(min=1e-12)) if merged else logits
             found = bias.leakage(one.labels, scores, one.group, together=one.together, **options)
             rows.append({"kind": name, "seed": runs.as_run(run).seed} | found)
     return pd.DataFrame(rows)

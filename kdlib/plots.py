@@ -148,8 +148,6 @@ def bias_against_accuracy(points, *, floor, constant, note):
     drawing, axis = figure(width=9, height=5.6)
     axis.axhspan(*floor, color="#bbbbbb", alpha=0.35, linewidth=0, label="noise floor of MAD (95 %)")
     useless, shown = points[points["degenerate"]], points[~points["degenerate"]]
-    if shown.empty:  # then nothing would be drawn
-        useless, shown = shown, points
     crowded = len(shown) > CROWD
     for _, row in shown.iterrows():
         colour, marker = colour_of(row["method"]), marker_of(row["debias"])
@@ -167,10 +165,12 @@ def bias_against_accuracy(points, *, floor, constant, note):
     axis.plot(
         front["accuracy"], front["mad"], "--", color="#555555", zorder=3, linewidth=1, label="students' Pareto front"
     )
-    accuracy, mad = shown["accuracy"], shown["mad"]
+    accuracy = (points if shown.empty else shown)["accuracy"]
     margin = 0.08 * np.ptp(accuracy) + 0.01
     left, right = accuracy.min() - margin, min(1.0, accuracy.max() + margin)
-    axis.set(xlim=(left, right), ylim=(-0.02 * mad.max(), 1.25 * mad.max() or 1))
+    inside = useless[useless["accuracy"] >= left]
+    highest = max(shown["mad"].max() if len(shown) else 0, inside["mad"].max() if len(inside) else 0)
+    axis.set(xlim=(left, right), ylim=(-0.02 * highest, 1.25 * highest or 1))
     if constant < left:
         axis.annotate(
             f"constant classifier: accuracy {constant:.3f}, MAD 0", (left, 0), xytext=(28, 6), textcoords="offset points",
@@ -179,7 +179,6 @@ def bias_against_accuracy(points, *, floor, constant, note):
     else:
         axis.plot(constant, 0, "x", color="#333333", label="constant classifier")
     axis.set(xlabel="accuracy on the test split", ylabel="mean absolute disparity (MAD) on the test split")
-    inside = useless[useless["accuracy"] >= left]
     for _, row in inside.iterrows():  # marked, and no part of the front
         axis.plot(row["accuracy"], row["mad"], "x", color=colour_of(row["method"]), markersize=6, zorder=3)
     if len(inside):
@@ -226,8 +225,13 @@ def pareto(accuracy, disparity):
     return front[::-1]
 
 
+def disparity_label(values):
+    """What disparities are: signed between two groups; of more groups a range, which is never below zero."""
+    return "recall of group 1 − recall of group 0" if (values < 0).any() else "largest − smallest recall of a group"
+
+
 def disparity_by_class(disparities, classes, *, note):
-    """Signed disparity of each class that has one, models side by side: disparities maps a name in COLOURS to (seeds, K)."""
+    """Disparity of each class that has one, models side by side: disparities maps a name in COLOURS to (seeds, K)."""
     counts = ~np.isnan(np.concatenate(list(disparities.values()))).all(axis=0)
     disparities = {name: values[:, counts] for name, values in disparities.items()}
     classes = [name for name, there in zip(classes, counts, strict=True) if there]
@@ -242,7 +246,7 @@ def disparity_by_class(disparities, classes, *, note):
         axis.errorbar(position, mean, yerr=half, fmt="none", ecolor="#222222", elinewidth=0.7, zorder=3)
     axis.axhline(0, color="#222222", linewidth=0.8)
     class_axis(axis, classes)
-    axis.set(ylabel="recall of group 1 − recall of group 0")
+    axis.set(ylabel=disparity_label(np.concatenate(list(disparities.values()))))
     axis.legend(frameon=False, fontsize=8, ncols=len(disparities), loc="lower center", bbox_to_anchor=(0.5, 1))
     return caption(drawing, note)
 

@@ -168,9 +168,10 @@ def floor(table):
 def changes(table) -> pd.DataFrame:
     """What debiasing changes, a row per method and kind of debiasing: of the student alone, and of its teacher alone.
 
-    Columns: method; debias, lam, teacher_debias, teacher_lam; n seeds; mad_before; mad and accuracy, the changes against the
-    same method without it, paired by seed, with mad_half, mad_p, accuracy_half; degenerate seeds; and whether it `helps`: MAD
-    at half or less, with the interval of its change below zero, at most a point of accuracy lost, and no seed degenerate."""
+    Columns: method; debias, lam, teacher_debias, teacher_lam; n seeds, those that both have; mad_before; mad and accuracy, the
+    changes against the same method without it, paired by seed, with mad_half, mad_p, accuracy_half; degenerate seeds; and
+    whether it `helps`: MAD at half or less, with the interval of its change below zero, at most a point of accuracy lost,
+    and no seed degenerate."""
     table, rows = labelled(table), []
     students = table[table["method"] != "teacher"]
     kinds = students[KIND].drop_duplicates()
@@ -178,10 +179,13 @@ def changes(table) -> pd.DataFrame:
     for kind in kinds.to_dict("records"):
         change = {name: kind[name] for name in PLAIN}
         one, other = select(table, **kind), select(table, **PLAIN, method=kind["method"])
-        if sorted(one["seed"]) != sorted(other["seed"]):
+        common = set(one["seed"]) & set(other["seed"])
+        if not common:
             continue
+        one, other = (side[side["seed"].isin(common)] for side in (one, other))
         mad, accuracy = (
-            paired(table, kind, {"method": kind["method"]}, f"test_{name}") for name in ("mad", "accuracy")
+            paired(pd.concat([one, other]), kind, {"method": kind["method"]}, f"test_{name}")
+            for name in ("mad", "accuracy")
         )
         before, useless = other["test_mad"].mean(), int(one["test_degenerate"].sum())
         rows.append(

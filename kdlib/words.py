@@ -37,33 +37,48 @@ def in_words(table) -> str:
 
 
 def _beyond_chance(plain):
-    beyond = int((plain["test_mad_p_value"] < 0.01).sum())
+    tested = plain[plain["test_mad_p_value"].notna()]
+    beyond, useless = int((tested["test_mad_p_value"] < 0.01).sum()), int(tested["test_degenerate"].astype(bool).sum())
+    collapsed = f"; {useless} of these {len(tested)} students are degenerate" if useless else ""
     return (
-        f"**Bias beyond chance.** {beyond} of {len(plain)} students without debiasing have a MAD above the noise floor "
-        f"(p < .01); their mean MAD is {plain['test_mad'].mean():.3f}, and a model blind to the group would show "
+        f"**Bias beyond chance.** {beyond} of {len(tested)} students without debiasing have a MAD above the noise floor "
+        f"(p < .01{collapsed}); their mean MAD is {plain['test_mad'].mean():.3f}, and a model blind to the group would show "
         f"{plain['test_mad_floor'].mean():.3f}."
     )
 
 
 def _inflation(table, methods):
-    """Against the own teacher, and against the student alone; what differs is said only after adjustment for the methods."""
-    teacher, alone, above, below, networks = {}, {}, 0, 0, 0
-    for method in methods:
+    """Against the own teacher, and against the student alone; what differs is said only after adjustment for the methods.
+
+    MAD's noise floor falls as accuracy rises, so a fair student that learns more has less of it: that distillation itself
+    adds bias or takes it away is said only where a measure without that floor agrees."""
+    kept = [name for name in methods if not _collapsed(table, name)]
+    if not kept or "scratch" not in set(table["method"]) or _collapsed(table, "scratch"):
+        return ""
+    left_out = listed(NAMES[name] for name in methods if name not in kept)
+    teacher, alone, fair, above, below, networks = {}, {}, {}, 0, 0, 0
+    two_groups = table["test_sqrt_u"].notna().any()
+    table = table.assign(_fair=table["test_sqrt_u"] if two_groups else table["test_mad"] - table["test_mad_floor"])
+    measure = "√U" if two_groups else "MAD less its floor"
+    for method in kept:
         rows = plain_students(table, [method])
         values = rows["vs_teacher_inflation"].astype(float)
         mean, half = interval(values)
         teacher[method] = {"difference": mean, "half": half, "p_value": t_test(values)}
         alone[method] = paired(table, {"method": method}, {"method": "scratch"}, "test_mad")
+        fair[method] = paired(table, {"method": method}, {"method": "scratch"}, "_fair")
         above += int((rows["vs_teacher_inflation_low"] > 0).sum())
         below += int((rows["vs_teacher_inflation_high"] < 0).sum())
         networks += len(rows)
     seeds = max(test["n"] for test in alone.values())
-    more, less = (_verdicts(alone)[0][sign] for sign in (1, -1))
+    both = [(_verdicts(alone)[0][sign], _verdicts(fair)[0][sign]) for sign in (1, -1)]
+    more, less = ([name for name in one if name in other] for one, other in both)
     grown, shrunk = (_verdicts(teacher)[0][sign] for sign in (1, -1))
     text = (
         f"**Does distillation inflate bias?** *Against its own, larger teacher*, MAD {_verdicts(teacher)[1]}. Of {networks} "
         f"networks the interval over test pictures lies above zero for {above} and below for {below}. *Against the same "
-        f"student trained alone*, which is what distillation itself does, MAD {_verdicts(alone)[1]}. "
+        f"student trained alone*, which is what distillation itself does, MAD {_verdicts(alone)[1]}; {measure}, which "
+        f"does not fall because a student is more accurate, {_verdicts(fair)[1]}. "
     )
     if more:
         text += f"Distillation itself adds bias here with {listed(more)}. "
@@ -73,23 +88,30 @@ def _inflation(table, methods):
         text += "That distillation itself adds bias or takes it away is not shown here" + (
             ": what is shown against the teacher may come with the smaller network alone. " if grown or shrunk else ". "
         )
+    if left_out:
+        text += f"Not looked at, being degenerate in a seed: {left_out}. "
     return text + (
         f"(Means over {seeds} seeds, ± half-width of Student's 95 % interval; p of the t-test over seeds, adjusted for "
-        f"{len(methods)} methods after Benjamini and Hochberg, shown at {LEVEL:g}.)"
+        f"{len(kept)} methods after Benjamini and Hochberg, shown at {LEVEL:g}.)"
     )
 
 
 def _verdicts(tests):
-    """({1: methods with more, −1: with less, 0: with neither shown}, the same as part of a sentence)."""
+    """({1: methods with more, −1: with less, 0: with neither shown, None: without a test}, the same as part of a sentence)."""
     adjusted = benjamini_hochberg([test["p_value"] for test in tests.values()])
-    found, parts = {1: [], -1: [], 0: []}, {1: [], -1: [], 0: []}
+    found, parts = {1: [], -1: [], 0: [], None: []}, {1: [], -1: [], 0: [], None: []}
     for (method, test), p_value in zip(tests.items(), adjusted, strict=True):
-        sign = int(np.sign(test["difference"])) if p_value < LEVEL else 0
+        sign = None if np.isnan(p_value) else int(np.sign(test["difference"])) if p_value < LEVEL else 0
         found[sign].append(NAMES[method])
         size = plus_minus(test["difference"], test["half"], sign="+")
         parts[sign].append(f"{NAMES[method]} ({size}" + ("" if np.isnan(p_value) else f", p = {p_value:.2g}") + ")")
-    says = {1: "is higher for", -1: "is lower for", 0: "shows no difference for"}
-    return found, "; ".join(f"{says[sign]} {listed(parts[sign])}" for sign in (1, -1, 0) if parts[sign])
+    says = {1: "is higher for", -1: "is lower for", 0: "shows no difference for", None: "could not be tested for"}
+    return found, "; ".join(f"{words} {listed(parts[sign])}" for sign, words in says.items() if parts[sign])
+
+
+def _collapsed(table, method):
+    """Whether a plain student of this method is degenerate in a seed."""
+    return bool(plain_students(table, [method])["test_degenerate"].astype(bool).any())
 
 
 def _debiasing(table):
@@ -102,9 +124,12 @@ def _debiasing(table):
     kinds.sort(key=lambda kind: (-kind[1]["helps"].sum(), kind[1]["mad"].mean()))
     helpful = [(name, part) for name, part in kinds if part["helps"].any()]
     useless = [name for name, part in kinds if not part["helps"].any()]
+    if rows["mad_half"].isna().all():
+        return "**Which debiasing helps, and at what price?** One seed has no interval, so nothing is said."
     text = (
         "**Which debiasing helps, and at what price?** It is said to help where MAD falls to half or less, the interval of the "
         "fall (paired over seeds) lies below zero, at most one point of accuracy is lost and no network is degenerate. "
+        f"{len(rows)} combinations of method, debiaser and λ were looked at on the same pictures, without adjustment. "
     )
     for number, (name, part) in enumerate(helpful):
         first = f"Most by this measure: *{name}*" if not number else f"*{name}*"
@@ -119,7 +144,11 @@ def _debiasing(table):
         text += f"{none}, for any method. "
     elif useless:
         text += f"For no method: {listed([f'*{name}*' for name in useless])}. "
-    costly = [name for name, part in kinds if ((part["mad"] + part["mad_half"] < 0) & (part["accuracy"] < -0.01)).any()]
+    costly = [
+        name
+        for name, part in kinds
+        if ((part["mad"] + part["mad_half"] < 0) & (part["accuracy"] < -0.01) & (part["degenerate"] == 0)).any()
+    ]
     if costly:
         text += (
             f"Less bias at more than a point of accuracy, for some method: {listed([f'*{name}*' for name in costly])}. "

@@ -635,7 +635,19 @@ def test_predictions_from_a_csv_with_names_and_unknown_groups(tmp_path):
     assert [part.tolist() for part in found[:3]] == [[1, 0, 1, 2], [0, 0, 1, 1], [1, 0, -1, -1]]
     assert bias.summary(*found[:3], n=5)["unknown"] == 2
     numbers = bias.read_csv(write_csv(tmp_path, "label,prediction,group", "10,9,1", "9,9,1"))
-    assert (numbers.y_true.tolist(), len(numbers.classes), numbers.group.tolist()) == ([10, 9], 11, [1, 1])
+    assert (numbers.y_true.tolist(), len(numbers.classes), numbers.group.tolist()) == ([10, 9], 11, [0, 0])
+    assert numbers.groups == ("1",)
+
+
+def test_predictions_from_a_csv_as_other_programs_write_it(tmp_path):
+    lines = "label, prediction ,group", "0,0.0,1.0", " 1,1,0.0", "1 ,0,-1.0", "0,1.50,"
+    found = bias.read_csv(write_csv(tmp_path, *lines))
+    assert found.classes == ("0", "1", "1.50")
+    assert [part.tolist() for part in found[:3]] == [[0, 1, 1, 0], [0, 1, 0, 2], [1, 0, -1, -1]]
+    assert found.groups == ("0", "1")
+    names = bias.read_csv(write_csv(tmp_path, "label,prediction,group", "NA,None,2", "None,NA,10"))
+    assert (names.classes, names.groups) == (("NA", "None"), ("2", "10"))
+    assert names.group.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

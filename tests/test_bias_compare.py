@@ -314,3 +314,12 @@ def test_populations_may_be_tensors():
     tensors = {name: torch.tensor(np.array(values)) for name, values in POPULATION.items()}
     close(bias.class_tests(**tensors)["change"], bias.class_tests(**POPULATION)["change"])
     assert bias.exemplars(**tensors)["mask"].tolist() == bias.exemplars(**POPULATION)["mask"].tolist()
+
+
+def test_classes_that_do_not_vary_have_no_p_value():
+    """Three like teachers against two like students: a difference without any spread is no test."""
+    y, g = np.tile([0, 1], 20), np.repeat([0, 1], 20)
+    student = np.where((y == 1) & (g == 1), 0, y)
+    found = bias.class_tests(y, np.stack([y] * 3), np.stack([student] * 2), g)
+    assert found["change"].tolist() == [0, -1]
+    assert np.isnan(found["p_value"]).all()

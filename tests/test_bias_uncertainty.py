@@ -367,3 +367,22 @@ def test_a_group_absent_from_a_resample_is_nan_and_no_crash():
     alone = np.array([0, 0, 0, 1])  # one image of group 1
     interval = bias.bootstrap(any_callable(bias.class_disparity), np.zeros(4, int), np.array([0, 0, 1, 1]), alone, n=50)
     assert interval.low[0] < interval.value[0] < interval.high[0]
+
+
+def test_us_variance_knows_in_which_cells_the_bias_is():
+    """By hand: one of two classes is biased, 10 and 90 % of its two cells of 10 right; the other's cells hold 40."""
+    table = np.zeros((2, 2, 2), int)
+    for group, right in enumerate((1, 9)):
+        table[group, 0] = right, 10 - right
+        table[group, 1] = 20, 20
+    rare, common = (2 * recall * (1 - recall) / (size - 1) for recall, size in ((0.1, 10), (0.5, 40)))
+    at_zero, slope = bias.mean_square_disparity.variance(table)
+    assert at_zero == pytest.approx(2 * (rare**2 + common**2) / 2 / 2)
+    assert slope == pytest.approx(4 * rare / 2)
+
+
+def test_models_that_name_other_classes_are_spread_over_all():
+    y, g = np.array([0, 0, 1, 1, 0, 0, 1, 1]), np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    other = np.array([0, 0, 1, 4, 0, 0, 1, 1])
+    found = bias.sources_of_spread(bias.class_disparity, y, np.stack([y, other]), g, n=5)
+    assert len(found.value) == 5

@@ -166,3 +166,26 @@ def test_debiasers_are_ordered_by_what_they_take_away():
     assert left.yaxis_inverted()
     diamonds = [line.get_xydata()[0].tolist() for line in left.lines if line.get_marker() == "D"]
     assert diamonds == [pytest.approx([-0.19, 0]), pytest.approx([0.01, 1])]
+
+
+def test_where_every_model_is_degenerate_all_are_crossed_out_and_there_is_no_front():
+    drawing = headline(point(mad=0.9, degenerate=True), point("rkd", accuracy=0.8, mad=0.1, degenerate=True))
+    render(drawing)
+    axis = drawing.axes[0]
+    assert {(0.9, 0.9), (0.8, 0.1)} <= set(crosses(axis))
+    assert axis.get_ylim()[1] > 0.9
+    assert "degenerate: useless" in labels(drawing)
+    assert not [line for line in axis.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+
+
+def test_ranges_over_many_groups_have_no_sign_and_no_dots():
+    wide = np.full((3, 2), 0.3) + np.arange(3)[:, None] / 100
+    heat = bias_plots.heat_map({"ckd": wide}, ("a", "b"), note="3 seeds.")
+    bars = plots.disparity_by_class({"ckd": wide}, ("a", "b"), note="3 seeds.")
+    for drawing in (heat, bars):
+        render(drawing)
+    assert "•" not in heat.get_supxlabel()
+    assert not [text for text in heat.axes[0].texts if "•" in text.get_text()]
+    assert bars.axes[0].get_ylabel().startswith("largest − smallest")
+    signed = plots.disparity_by_class({"ckd": -wide}, ("a", "b"), note="3 seeds.")
+    assert signed.axes[0].get_ylabel().startswith("recall of group 1")

@@ -28,7 +28,7 @@ def with_inflation(table, values, method="ckd"):
 def with_mad(table, values, method="ckd"):
     for seed, value in enumerate(values):
         chosen = (table["method"] == method) & (table["seed"] == seed) & (table["debias"] == "none")
-        table.loc[chosen & (table["student"] == "s"), "test_mad"] = value
+        table.loc[chosen & (table["student"] == "s"), ["test_mad", "test_sqrt_u"]] = value
     return table
 
 
@@ -65,6 +65,47 @@ def test_what_distillation_itself_does_is_said_against_the_student_alone():
     assert "is not shown here: what is shown against the teacher may come with the smaller network alone." in neither
     nothing = says([0.1, -0.1, 0.01], with_inflation(study(), [0.2, -0.1, 0.05]))
     assert "is not shown here. " in nothing
+
+
+def test_what_distillation_does_needs_a_measure_that_accuracy_does_not_move():
+    """A fair student that is more accurate has less MAD, as its floor falls."""
+    table = with_mad(study(), [0.2, 0.191, 0.182])
+    students = (table["student"] == "s") & (table["debias"] == "none")
+    table.loc[students & (table["method"] == "scratch"), "test_sqrt_u"] = [0.11, 0.11, 0.11]
+    table.loc[students & (table["method"] == "ckd"), "test_sqrt_u"] = [0.12, 0.1, 0.115]
+    text = part(words.in_words(table), "Does distillation")
+    assert "MAD is lower for CKD (-0.099" in text
+    assert "√U, which does not fall because a student is more accurate, shows no difference for CKD" in text
+    assert "That distillation itself adds bias or takes it away is not shown here" in text
+    many = part(words.in_words(table.assign(test_sqrt_u=np.nan, test_mad_floor=0.05)), "Does distillation")
+    assert "MAD less its floor, which does not" in many
+    assert "takes bias away here with CKD" in many
+
+
+def test_collapsed_students_are_no_verdict_on_distillation():
+    table = with_mad(study(), [0.0, 0.001, 0.002])
+    collapsed = (table["method"] == "ckd") & (table["debias"] == "none")
+    text = words.in_words(table.assign(test_degenerate=collapsed))
+    assert "Does distillation" not in text, "no other method is left"
+    assert "3 of these 6 students are degenerate" in text
+    other = table[table["method"] == "ckd"].assign(method="rkd", key=lambda t: t["key"] + "r")
+    other = pd.concat([table.assign(test_degenerate=collapsed), with_mad(other, [0.3, 0.31, 0.3], "rkd")])
+    text = part(words.in_words(other), "Does distillation")
+    assert "Not looked at, being degenerate in a seed: CKD." in text
+    assert "CKD (" not in text
+
+
+def test_one_seed_allows_no_verdict():
+    text = words.in_words(study().query("seed == 0"))
+    assert "could not be tested for CKD" in text
+    assert "shows no difference" not in text
+    assert "One seed has no interval, so nothing is said." in text
+
+
+def test_a_table_of_students_alone_or_without_them_has_no_verdict_on_distillation():
+    assert "Does distillation" not in words.in_words(study().query("method == 'scratch' and student == 's'"))
+    without = study().query("method != 'scratch' or student == 't'")
+    assert "Does distillation" not in words.in_words(without)
 
 
 def test_verdicts_are_adjusted_for_the_number_of_methods():
@@ -114,6 +155,9 @@ def test_degenerate_models_are_named_and_not_praised():
         in useless
     )
     assert "The only kind" in useless
+    collapsed = study(0.0, debiased_accuracy=0.1)
+    collapsed["test_degenerate"] = collapsed["debias"] == "domain_independent"
+    assert "Less bias at more than a point of accuracy" not in words.in_words(collapsed)
 
 
 def test_a_table_without_debiasing_or_without_groups():
