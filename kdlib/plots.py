@@ -25,6 +25,7 @@ MARKERS = {
     "none": "o", "critic": "^", "critic_faithful": "v", "adversary": "P", "adversary_conditional": "X", "projection": "<",
     "domain_independent": "s", "reweight": "D", "resample": "d", "bias_mimicking": "h", "group_dro": ">",
     "gap_penalty": "p", "mfd": "H", "dfr": "8", "balanced_teacher": "*", "logit_adjustment": "1", "adversary_embedding": "2",
+    "adversary_embedding_conditional": "3",
 }  # fmt: skip
 DIVERGING = "RdBu_r"
 MANY = 20  # classes: more are drawn without their names, or in part
