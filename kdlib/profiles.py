@@ -357,7 +357,7 @@ PROFILES = {
     ),
     "cifar100s_debiasing": Profile(
         name="cifar100s_debiasing",
-        about="CIFAR-100 with half of the classes in grey, small networks, several debiasers: half an hour on two cores",
+        about="CIFAR-100 with half of the classes in grey, small networks, four debiasers: half an hour on two cores",
         settings=dict(
             data="cifar100s",
             epochs=5,
@@ -372,7 +372,12 @@ PROFILES = {
         ),
         pairs=(("convnet_64", "convnet_16"),),  # a thirteenth of the parameters
         methods=("ckd", "rkd", "ctkd", "kdpp"),
-        debias=SOME_DEBIASERS,
+        debias={
+            "adversary_conditional": (2.0,),
+            "balanced_teacher": (0.5, 1.0),
+            "domain_independent": (0.0,),
+            "resample": (0.0,),
+        },
         seeds=(0, 1, 2),
     ),
     # Wang et al. (CVPR 2020), a replication's 16 runs: the teacher 88.54 ± .26 % with `bias_skew.skew_amplification` .0739 ±
