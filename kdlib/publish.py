@@ -28,7 +28,9 @@ def publish(profile) -> Path:
     paths.make_folder(target)
     shutil.copy(source / "results.csv", target)
     figures = [source / "figures" / f"{name}.png" for name in FIGURES]
-    figures = [file for file in figures if file.exists() and (file.stem != "strengths" or table["lam"].any())]
+    figures = [
+        file for file in figures if file.exists() and (not file.stem.endswith("strengths") or table["lam"].any())
+    ]
     for file in figures:
         shutil.copy(file, target)
     record = runs.stored_record(table["key"].iloc[0])

@@ -339,10 +339,10 @@ def _versions():
 
 @functools.cache
 def _commit():
-    """The commit of the code, with + where files differ from it; None outside git."""
+    """The commit of the code, with + where kdlib's files differ from it; None outside git."""
     try:
         head = _git("rev-parse", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", "kdlib") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
