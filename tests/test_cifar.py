@@ -415,3 +415,30 @@ def test_the_real_pictures_are_the_official_ones(monkeypatch, capsys):
     assert mean == pytest.approx((0.5071, 0.4865, 0.4409), abs=2e-4)
     assert std == pytest.approx((0.2673, 0.2564, 0.2762), abs=2e-4)
     assert capsys.readouterr().err == ""
+
+
+def test_coarse_classes_are_five_fine_ones_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
+    names = sorted(name for kind in cifar.COARSE.values() for name in kind)
+    arrays = {"classes": np.array(names)}
+    for part, count in (("train", 20), ("test", 2)):
+        arrays[f"{part}_labels"] = np.repeat(np.arange(100), count)
+        arrays[f"{part}_images"] = np.random.default_rng(0).integers(0, 256, (100 * count, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "cifar100.npz", **arrays)
+    dataset = data.load("cifar100s", labels="coarse")
+    assert len(dataset.classes) == 20
+    assert dataset.classes == tuple(sorted(dataset.classes))
+    assert (np.bincount(dataset.test.labels) == 5 * 2 * 2).all()
+    cells = data.class_by_group(dataset.train, dataset)
+    assert (cells[:10, 1] > 5 * cells[:10, 0]).all()
+    assert (cells[10:, 0] > 5 * cells[10:, 1]).all()
+    fine = data.load("cifar100s")
+    of = {
+        names[label]: dataset.classes[kind] for label, kind in zip(fine.test.labels, dataset.test.labels, strict=True)
+    }
+    assert (of["maple_tree"], of["boy"], of["tank"]) == ("trees", "people", "vehicles_2")
+    with pytest.raises(ValueError, match="fine .* or coarse"):
+        data.load("cifar100s", labels="medium")
+    np.savez(tmp_path / "cifar100.npz", **arrays | {"classes": np.array([*names[:-1], "zzz"])})
+    with pytest.raises(ValueError, match="coarse class is known for zzz"):
+        cifar.cifar100s(labels="coarse")

@@ -19,6 +19,29 @@ OFFICIAL = {
 }
 GENDER = {"girl": 0, "woman": 0, "boy": 1, "man": 1}
 MERGED = {"girl": "boy", "woman": "man"}
+# the official 20 coarse classes of CIFAR-100, of five fine ones each
+COARSE = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
@@ -66,18 +89,23 @@ def cifar10s(*, skew=0.95, val_share=0.1, seed=0) -> Dataset:
     return _planted("cifar10s", np.tile([0, 1], 5), skew, val_share, seed)
 
 
-def cifar100s(*, skew=0.95, val_share=0.1, seed=0) -> Dataset:
+def cifar100s(*, skew=0.95, val_share=0.1, seed=0, labels="fine") -> Dataset:
     """`cifar100s`: CIFAR-100 with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
 
     Domain 0 shows a photograph in grey (luminance), domain 1 as it is. In training, `skew` of the pictures of classes 0–49
     (apple to maple_tree) are coloured and `skew` of those of classes 50–99 (motorcycle to worm) are grey: whether there is
-    colour predicts the half of the classes. The test split shows every test picture in both domains. Pixels are normalised
-    by the mean and standard deviation of the training split so planted.
+    colour predicts the half of the classes. Of the 20 coarse classes the first ten by name are coloured. The test split
+    shows every test picture in both domains. Pixels are normalised by the mean and standard deviation of the training
+    split so planted.
 
     Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `val_share`, part of
-    each class and domain of the training pictures that becomes `val`; `seed`, of the domains and that cut. Raises
-    ValueError for values outside their range and for a file that is not as it should be, OSError where there is none."""
-    return _planted("cifar100s", np.repeat([1, 0], 50), skew, val_share, seed)
+    each class and domain of the training pictures that becomes `val`; `seed`, of the domains and that cut; `labels`, the 100
+    fine or the 20 coarse ones. Raises ValueError for values outside their range and for a file that is not as it should be,
+    OSError where there is none."""
+    if labels not in ("fine", "coarse"):
+        raise ValueError(f"labels are fine (100 classes) or coarse (20), got {labels!r}")
+    coarse = labels == "coarse"
+    return _planted("cifar100s", np.repeat([1, 0], 10 if coarse else 50), skew, val_share, seed, coarse=coarse)
 
 
 def _natural(name, val_share, seed):
@@ -93,11 +121,20 @@ def _natural(name, val_share, seed):
     return Dataset(name, classes, groups, **splits, mean=mean, std=std, merged=merged)
 
 
-def _planted(name, own, skew, val_share, seed):
-    """`own`: the domain of each class."""
+def _planted(name, own, skew, val_share, seed, *, coarse=False):
+    """`own`: the domain of each class; `coarse`: whether the classes are CIFAR-100's 20."""
     check_skew(skew)
     _check_share(val_share)
     classes, train, test = _pictures(name.removesuffix("s"))
+    if coarse:
+        of = {fine: number for number, kind in enumerate(COARSE.values()) for fine in kind}
+        if unknown := sorted(set(classes) - set(of)):
+            raise ValueError(
+                f"no coarse class is known for {', '.join(unknown[:5])}: coarse labels need the official names"
+            )
+        number = np.array([of[fine] for fine in classes])
+        train, test = (part._replace(labels=number[part.labels]) for part in (train, test))
+        classes = tuple(COARSE)
     group = plant(train.labels, own[train.labels], skew, np.random.default_rng(seed))
     train.images[group == 0] = grey(train.images[group == 0])
     domain = np.repeat([0, 1], len(test.labels))
