@@ -437,7 +437,7 @@ def test_coarse_classes_are_five_fine_ones_each(tmp_path, monkeypatch):
         names[label]: dataset.classes[kind] for label, kind in zip(fine.test.labels, dataset.test.labels, strict=True)
     }
     assert (of["maple_tree"], of["boy"], of["tank"]) == ("trees", "people", "vehicles_2")
-    with pytest.raises(ValueError, match="fine .* or coarse"):
+    with pytest.raises(ValueError, match=r"fine .* or coarse"):
         data.load("cifar100s", labels="medium")
     np.savez(tmp_path / "cifar100.npz", **arrays | {"classes": np.array([*names[:-1], "zzz"])})
     with pytest.raises(ValueError, match="coarse class is known for zzz"):
