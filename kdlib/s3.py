@@ -19,8 +19,13 @@ from kdlib import paths
 KEYS = (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_ACCESS_KEY", "AWS_SECRET_KEY"))
 PASSING = (408, 429, 500, 502, 503, 504)  # answers of a store that may be well again in a moment
 CHANGED = (412, 416)
+ABSENT = ("NoSuchKey", "404")
+DENIED = ("AccessDenied", "403")  # also the answer about an absent object, to a key that may not list the bucket
 BLOCK = 1 << 20  # bytes read at a time for a checksum
 OUR_SHA256 = "kdlib-sha256"  # in an object's metadata: the SHA-256 of the whole file, however it was uploaded
+
+# of a store; one with a user, a password or a signed query would be told in messages
+ADDRESS = r"https?://[^/@?#\s]+(/[^@?#\s]*)?"
 
 _SET_KEY = "set AWS_ACCESS_KEY and AWS_SECRET_KEY in .env, or KDLIB_S3_UNSIGNED=1 if the bucket is public"
 _WRONG_KEY = f"the store refuses the key: {_SET_KEY}"
@@ -92,6 +97,16 @@ def connect(bucket=None, prefix=None, *, attempts=5, timeout=60.0) -> Store:
         raise ValueError("no bucket: set KDLIB_S3_BUCKET in .env (.env.example shows how), or give one (--bucket)")
     prefix = (setting("KDLIB_S3_PREFIX") or "") if prefix is None else prefix
     client = _client(attempts, timeout)
+    if client == "ProfileNotFound":
+        raise ValueError("AWS_PROFILE names a profile that is not in ~/.aws/config: correct it or unset it")
+    if isinstance(client, str):
+        raise ValueError(
+            f"boto3 cannot use the settings ({client}): check those in .env, and in ~/.aws/config and ~/.aws/credentials"
+        )
+    if not re.fullmatch(ADDRESS, client.meta.endpoint_url):
+        raise ValueError(
+            "endpoint_url in ~/.aws/config must be an address as http://localhost:9000, without user or password"
+        )
     return Store(client, bucket, prefix.strip("/"), client.meta.endpoint_url)
 
 
@@ -127,12 +142,21 @@ def _credentials():
 def _endpoint():
     """The address of a store that is not Amazon's, None where none is set, "" where it is wrong or holds a password."""
     endpoint = setting("AWS_ENDPOINT_URL_S3") or setting("AWS_ENDPOINT_URL")
-    return endpoint if not endpoint or re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", endpoint) else ""
+    return endpoint if not endpoint or re.fullmatch(ADDRESS, endpoint) else ""
+
+
+def _switch(name) -> bool:
+    """A setting that is yes or no, by default no."""
+    switch = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if (text := (setting(name) or "0").strip().lower()) not in switch:
+        raise ValueError(f"{name} must be 1 or 0, true or false, yes or no")
+    return switch[text]
 
 
 def _client(attempts, timeout):
+    """boto3's client; where there can be none, the name of the error: its text, and the variables here, hold secrets."""
     import boto3
-    import botocore
+    import botocore.exceptions
     from botocore.config import Config
 
     for name in ("boto3", "botocore"):  # at the level DEBUG they log signed headers
@@ -141,9 +165,8 @@ def _client(attempts, timeout):
     endpoint = _endpoint()
     if endpoint == "":
         raise ValueError("AWS_ENDPOINT_URL_S3 must be an address as http://localhost:9000, without a user or password")
-    unsigned = (setting("KDLIB_S3_UNSIGNED") or "0") != "0"
+    unsigned = _switch("KDLIB_S3_UNSIGNED")
     key, secret, token = (None, None, None) if unsigned else _credentials()
-    session = boto3.Session()
     config = Config(
         signature_version=botocore.UNSIGNED if unsigned else None,
         connect_timeout=timeout,
@@ -152,15 +175,19 @@ def _client(attempts, timeout):
         s3={"addressing_style": "path"} if endpoint else None,
         response_checksum_validation="when_required",  # a part's bytes do not have the whole object's checksum
     )
-    return session.client(
-        "s3",
-        region_name=setting("AWS_DEFAULT_REGION") or session.region_name or "us-east-1",
-        endpoint_url=endpoint,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-        aws_session_token=token,
-        config=config,
-    )
+    try:
+        session = boto3.Session()
+        return session.client(
+            "s3",
+            region_name=setting("AWS_DEFAULT_REGION") or session.region_name or "us-east-1",
+            endpoint_url=endpoint,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            config=config,
+        )
+    except (botocore.exceptions.BotoCoreError, ValueError) as error:
+        return type(error).__name__
 
 
 def ask(call, *arguments, **named):
@@ -219,12 +246,12 @@ def describe(store, name, *, own=True):
     raise failure
 
 
-def find(store, name):
-    """As `describe`, but None where the bucket has no such object."""
+def find(store, name, *, absent=ABSENT):
+    """As `describe`, but None where the bucket has no such object: where the store answers with one of `absent`."""
     try:
         return describe(store, name)
     except Trouble as trouble:
-        if trouble.code in ("NoSuchKey", "404"):
+        if trouble.code in absent:
             return None
         raise
 

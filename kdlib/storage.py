@@ -6,6 +6,7 @@ object, it yields `(first, total, tag, body)`, and raises `_Failed` or `s3.Troub
 
 import contextlib
 import functools
+import hashlib
 import http.client
 import json
 import os
@@ -46,10 +47,12 @@ def download(url, path, *, sha256=None, attempts=5, backoff=1.0, timeout=60.0, l
     sha256: hexadecimal, of the whole file; attempts: how many in a row may bring nothing new; backoff: seconds before the
     second, doubled before each further one; timeout: seconds without an answer. A file that is there is not downloaded.
     Raises OSError, which says how to do it by hand, where the file cannot be had, and ValueError where its SHA-256 is
-    another, or the address is of another kind."""
-    if not url.lower().startswith(("http://", "https://")):
-        raise ValueError(f"cannot download {url!r}: the address must begin with http:// or https://")
-    return _download(functools.partial(_http, url, timeout), url, Path(path), sha256, attempts, backoff, log)
+    another, or the address is of another kind or holds a user or a password. A query, which may be signed, is not told."""
+    shown = _without_secrets(url)
+    # two queries are two objects: what is noted tells them apart, and does not tell them
+    noted = shown if shown == url else f"{shown} {hashlib.sha256(url.encode()).hexdigest()}"
+    open_at = functools.partial(_http, url, timeout)
+    return _download(open_at, shown, Path(path), sha256, attempts, backoff, log, noted=noted)
 
 
 def get(
@@ -103,13 +106,15 @@ def _put(store, path, key, part_size=PUT_PART, log=print):
     config = TransferConfig(part_size, multipart_chunksize=part_size, max_concurrency=4)
     extra = {"Metadata": {s3.OUR_SHA256: digest}}
     with _naming("upload to", where):
-        there = s3.find(store, key)
+        there = s3.find(store, key, absent=s3.ABSENT + s3.DENIED)
         if there and (there[0], there[1]["check"]) == (size, ["sha256", digest, 0]):
             log(f"{where} is there already")
             return where
         with _progress(path.name, 0, size, log) as advance:
             s3.ask(store.client.upload_file, str(path), *names, ExtraArgs=extra, Callback=advance, Config=config)
         found, tag = s3.describe(store, key, own=False)
+    if paths.sha256(path) != digest:
+        raise ValueError(f"{path} changed while it was uploaded as {where}; upload it again")
     if found != size:
         raise ValueError(f"{where} has {found} bytes and {path} has {size}; upload it again")
     s3.check(path, tag, f"what was uploaded as {where}")
@@ -130,7 +135,10 @@ def put_folder(folder, key, *, bucket=None, prefix=None, log=print) -> list:
 
 
 def get_folder(key, folder, *, bucket=None, prefix=None, log=print) -> list:
-    """Download every object `key`/… to `folder`, `record.json` last; return the files. Files that are there stay."""
+    """Download every object `key`/… to `folder`, `record.json` last; return the files.
+
+    Files that are there and equal the store's stay, others are fetched again; so is, last, the `record.json` beside them:
+    until then nothing says that all is there."""
     store, folder = s3.connect(bucket, prefix), Path(folder)
     base = store.key(key) + "/"
     with _naming("list", store.where(key)):
@@ -142,8 +150,24 @@ def get_folder(key, folder, *, bucket=None, prefix=None, log=print) -> list:
     for name in names:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
             raise ValueError(f"{store.where(key)} holds {name!r}, which is not within its folder")
+    there = [name for name in names if (folder / name).is_file()]
+    for name in [name for name in there if not _same(store, f"{key}/{name}", folder / name)]:
+        log(f"{folder / name} is another than {store.where(f'{key}/{name}')}; fetching it again")
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).with_name("record.json").unlink(missing_ok=True)
     store = s3.connect(bucket, prefix, attempts=1)
     return [_get(store, f"{key}/{name}", folder / name, log=log) for name in sorted(names, key=_record_last)]
+
+
+def _same(store, key, path) -> bool:
+    """Whether a file has the size of the object, and its checksum where the store tells one."""
+    with _naming("look for", store.where(key)):
+        size, tag = s3.describe(store, key)
+    try:
+        s3.check(path, tag, path)
+    except ValueError:
+        return False
+    return path.stat().st_size == size
 
 
 def _record_last(name):
@@ -159,7 +183,19 @@ def _naming(doing, where):
         raise OSError(f"could not {doing} {where}: {trouble}") from trouble
 
 
-def _download(open_at, source, path, sha256, attempts, backoff, log, check=None):
+def _without_secrets(url) -> str:
+    """Scheme, host and path of a web address; ValueError, which does not repeat it, where it is none or has a user."""
+    if not (match := re.fullmatch(r"(https?://[^/@?#\s]+)(/[^?#]*)?([?#].*)?", url, re.IGNORECASE | re.DOTALL)):
+        raise ValueError(
+            "cannot download this: the address must begin with http:// or https://, and hold no user or password"
+        )
+    if not re.fullmatch(r"https?://(\[[^]]*\]|[^:]*)(:\d*)?", match[1], re.IGNORECASE):
+        raise ValueError("cannot download this: after the host, its address has a port that is no number")
+    return match[1] + (match[2] or "")
+
+
+def _download(open_at, source, path, sha256, attempts, backoff, log, check=None, noted=None):
+    noted = noted or source
     paths.make_folder(path.parent)
     part, note = path.with_name(f"{path.name}.part"), path.with_name(f".{path.name}.part.json")
     with paths.only_process(path.with_name(f".{path.name}.lock")):
@@ -168,7 +204,7 @@ def _download(open_at, source, path, sha256, attempts, backoff, log, check=None)
             log(f"{path} is there already; remove it to download it again")
             return path
         failures, furthest = 0, 0
-        while failure := _transfer(open_at, source, part, note, log):
+        while failure := _transfer(open_at, noted, part, note, log):
             size = part.stat().st_size if part.exists() else 0
             failures = 1 if size > furthest else failures + 1
             furthest = max(furthest, size)
@@ -183,7 +219,7 @@ def _download(open_at, source, path, sha256, attempts, backoff, log, check=None)
         try:
             _check_sha256(part, sha256, source)
             if check:
-                check(part, _read_note(note, source)["tag"], source)
+                check(part, _read_note(note, noted)["tag"], source)
         except ValueError:
             part.unlink()
             raise
@@ -230,7 +266,8 @@ def _read_note(note, source):
 @contextlib.contextmanager
 def _http(url, timeout, start, known):
     """The answer to a request for the bytes from `start` on; `first` is 0 where the server sends the whole object."""
-    headers = {"User-Agent": "kdlib"}
+    # What urllib says can hold the address, whose query may be signed: a failure has no link to it.
+    headers, failure = {"User-Agent": "kdlib"}, None
     if start:
         headers |= {"Range": f"bytes={start}-", "If-Range": known["tag"]}
     try:
@@ -239,14 +276,18 @@ def _http(url, timeout, start, known):
     except urllib.error.HTTPError as error:
         error.close()
         remedy = "restart" if error.code == 416 else "resume" if error.code in PASSING else "stop"
-        raise _Failed(f"the server answered {error.code} {error.reason}", remedy) from error
+        failure = _Failed(
+            f"the server answered {error.code} {http.client.responses.get(error.code, '')}".rstrip(), remedy
+        )
     except urllib.error.URLError as error:
         passing = isinstance(error.reason, (ConnectionError, TimeoutError, socket.gaierror))
-        raise _Failed(f"no connection ({error.reason})", "resume" if passing else "stop") from error
-    except http.client.InvalidURL as error:
-        raise _Failed(f"no such address ({error})", "stop") from error
+        failure = _Failed(f"no connection ({error.reason})", "resume" if passing else "stop")
+    except (http.client.InvalidURL, UnicodeError):
+        failure = _Failed("there can be no such address", "stop")
     except (http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
-        raise _Failed(f"the connection broke ({type(error).__name__})", "resume") from error
+        failure = _Failed(f"the connection broke ({type(error).__name__})", "resume")
+    if failure:
+        raise failure
 
 
 def _http_extent(answer, start, known):
@@ -321,13 +362,8 @@ def fetch_wider(bucket=None, prefix=None, *, log=print) -> Path:
 
 def _annotation(name, folder, where, log):
     """Get an annotation file: itself, or out of an archive that is in the folder or in the bucket."""
-    archives = [archive for archive in WIDER_ARCHIVES if (folder / archive).exists()]
-    for source in archives or (name, *WIDER_ARCHIVES):
-        if archives or exists(source, **where):
-            break
-    else:
-        place = s3.connect(**where).where("")
-        raise FileNotFoundError(f"{place} has neither {name} nor one of {', '.join(WIDER_ARCHIVES)}, which may hold it")
+    here = [archive for archive in WIDER_ARCHIVES if (folder / archive).exists()]
+    source = here[0] if here else _first_there(s3.connect(**where), (name, *WIDER_ARCHIVES))
     path = get(source, folder / source, **where, log=log)
     if source == name:
         return
@@ -336,6 +372,25 @@ def _annotation(name, folder, where, log):
         if found is None:
             raise ValueError(f"{path} holds no {name}; remove it, and put {name} into {folder}")
         os.replace(found, folder / name)
+
+
+def _first_there(store, names):
+    """The first of the objects that the bucket has. Where it has none, OSError: of the first that was refused, if any was."""
+    refused = []
+    for name in names:
+        try:
+            with _naming("look for", store.where(name)):
+                if s3.find(store, name):
+                    return name
+        except OSError as error:
+            if getattr(error.__cause__, "code", None) not in s3.DENIED:
+                raise
+            refused.append(error)
+    if refused:
+        raise refused[0]
+    raise FileNotFoundError(
+        f"{store.where('')} has neither {names[0]} nor one of {', '.join(names[1:])}, which may hold it"
+    )
 
 
 @contextlib.contextmanager

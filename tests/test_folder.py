@@ -218,6 +218,72 @@ def test_a_changed_table_or_folder_is_prepared_again(place, table):
     assert len(data.load("folder", path="mine", table=name, size=8, leave_out=0.1).left_out) == 1
 
 
+def test_a_repaired_picture_is_noticed_and_the_same_picture_gives_the_same_set(place):
+    first = data.load("folder", path="mine", size=8)
+    file = place / picture_name(0)
+    content, folder_time = file.read_bytes(), file.parent.stat().st_mtime_ns
+    Image.new("RGB", (12, 8), (99, 0, 0)).save(file)
+    assert file.parent.stat().st_mtime_ns == folder_time, "only the file tells"
+    changed = data.load("folder", path="mine", size=8)
+    assert 99 in np.concatenate([numbers(split) for split in changed.splits.values()])
+    file.write_bytes(content)
+    assert data.load("folder", path="mine", size=8).fingerprint == first.fingerprint
+
+
+def test_folders_that_are_neither_splits_nor_classes_are_refused(place):
+    before = data.load("folder", path="mine", size=8).fingerprint
+    (place / ".ipynb_checkpoints").mkdir()
+    Image.new("RGB", (8, 8)).save(place / ".ipynb_checkpoints" / "picture.png")
+    assert data.load("folder", path="mine", size=8).fingerprint == before, "hidden folders are no classes"
+    for folders, words in (
+        (("train", "val"), "train/, val/, and test/ is missing"),
+        (("train", "test", "valid"), "valid/ is none of the splits"),
+        (("Train", "Test"), "Test/ is none of the splits"),
+    ):
+        for name in folders:
+            (place.parent / words[:5] / name / "cat").mkdir(parents=True)
+        with pytest.raises(ValueError, match=f"{words}: it should hold train/, test/"):
+            folder.prepare(path=words[:5])
+
+
+def test_links_are_followed_but_not_in_a_circle(place):
+    before = data.load("folder", path="mine", size=8).fingerprint
+    elsewhere = place.parent / "elsewhere"
+    (place / "dog").rename(elsewhere)
+    (place / "dog").symlink_to(elsewhere)
+    (place / "cat" / "deep").symlink_to(place.parent / "deep")
+    (place.parent / "deep").mkdir()
+    (place / "cat" / "picture 0.png").rename(place.parent / "deep" / "picture 0.png")
+    dataset = data.load("folder", path="mine", size=8)
+    assert dataset.classes == ("cat", "dog")
+    assert sum(len(split) for split in dataset.splits.values()) == 40
+    (place.parent / "deep" / "picture 0.png").rename(place / "cat" / "picture 0.png")
+    (place / "cat" / "deep").unlink()
+    assert data.load("folder", path="mine", size=8).fingerprint == before
+    (place / "cat" / "round").symlink_to(place)
+    with pytest.raises(ValueError, match="cat/round is a link that leads back"):
+        data.load("folder", path="mine", size=8)
+
+
+def test_a_class_without_pictures_and_a_folder_that_cannot_be_read_are_named(place, monkeypatch):
+    (place / "emu").mkdir()
+    (place / "emu" / "readme.txt").write_text("none yet")
+    with pytest.raises(ValueError, match="no picture of class 'emu'"):
+        folder.prepare(path="mine", size=8)
+    (place / "emu" / "broken.png").write_text("no picture")
+    with pytest.raises(ValueError, match="no training picture of class 'emu'"):
+        folder.prepare(path="mine", size=8, leave_out=0.1)
+
+    def scandir(path, real=os.scandir):
+        if os.fspath(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="mine/dog"):
+        folder.prepare(path="mine", size=8)
+
+
 def arrays(**changes):
     images = np.zeros((40, 8, 8, 3), np.uint8)
     images[:] = np.arange(40)[:, None, None, None]

@@ -302,6 +302,26 @@ def test_an_upload_that_arrives_damaged_is_refused(store, tmp_path):
     assert "has 699999 bytes" in said
 
 
+def test_a_file_that_changes_while_it_is_uploaded_is_refused(store, tmp_path):
+    (tmp_path / "up").write_bytes(OLD)
+    store.faults = [{"method": "PUT", "do": lambda: (tmp_path / "up").write_bytes(NEW)}]
+    said = failure(storage.put, tmp_path / "up", "file", log=list, kind=ValueError)
+    assert re.search("up changed while it was uploaded as s3://study/some/prefix/file", said)
+
+
+def denied(times, method="HEAD"):
+    """Faults: what a key that may not list is answered about absent objects, to HEAD and to the GET that asks why."""
+    return [{"method": each, "status": 403, "code": "AccessDenied"} for each in (method, "GET") * times]
+
+
+def test_a_key_that_may_not_list_can_upload(store, tmp_path):
+    (tmp_path / "up").write_bytes(OLD)
+    store.faults = denied(1)
+    storage.put(tmp_path / "up", "file", log=list)
+    assert store.faults == []
+    assert store.direct.get_object(Bucket="study", Key="some/prefix/file")["Body"].read() == OLD
+
+
 def test_trouble_while_uploading_passes(store, tmp_path):
     (tmp_path / "up").write_bytes(OLD)
     store.faults = [{"method": "PUT", "status": 503}, {"method": "PUT", "status": 500}]
@@ -545,9 +565,10 @@ def test_a_public_bucket_is_read_without_a_key(store, env, target):
     get(target)
     assert "may not do this" in failure(get, target.with_name("other"), "private")
     assert set(asked(store, header="Authorization")) == {None}
-    env(**store.settings, KDLIB_S3_UNSIGNED=0)
-    assert storage.exists("file")
-    assert asked(store, "HEAD", "Authorization")[-1]
+    for no in ("0", "false", "No"):
+        env(**store.settings, KDLIB_S3_UNSIGNED=no)
+        assert storage.exists("file")
+        assert asked(store, "HEAD", "Authorization")[-1]
 
 
 @pytest.mark.parametrize(
@@ -557,11 +578,28 @@ def test_a_public_bucket_is_read_without_a_key(store, env, target):
         ({"AWS_SECRET_KEY": ""}, "AWS_ACCESS_KEY and AWS_SECRET_KEY belong together"),
         ({"AWS_ENDPOINT_URL_S3": f"http://{KEY}:{SECRET}@127.0.0.1"}, "AWS_ENDPOINT_URL_S3 must be an address"),
         ({"AWS_ENDPOINT_URL_S3": "localhost:9000"}, "AWS_ENDPOINT_URL_S3 must be an address"),
+        ({"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1?{SECRET}"}, "AWS_ENDPOINT_URL_S3 must be an address"),
+        ({"KDLIB_S3_UNSIGNED": "maybe"}, "KDLIB_S3_UNSIGNED must be 1 or 0"),
     ],
 )
 def test_wrong_settings_are_named(store, env, target, change, words):
     env(**store.settings | change)
     assert words in failure(get, target, kind=ValueError)
+    assert store.requests == []
+
+
+def test_settings_of_botos_own_files_are_checked_too(store, env, target, tmp_path, monkeypatch):
+    (tmp_path / ".aws").mkdir()
+    env(**store.settings | {"AWS_ENDPOINT_URL_S3": ""})
+    for address in (
+        f"http://{KEY}:{SECRET}@127.0.0.1",
+        f"http://127.0.0.1/?key={SECRET}",
+        f"http://127.0.0.1 {SECRET}",
+    ):
+        (tmp_path / ".aws" / "config").write_text(f"[default]\nendpoint_url={address}\n")
+        assert "~/.aws/config" in failure(get, target, kind=ValueError)
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    assert "AWS_PROFILE names a profile that is not in" in failure(get, target, kind=ValueError)
     assert store.requests == []
 
 
@@ -756,6 +794,26 @@ def test_a_run_is_put_and_got_and_holds_no_credential(store, tiny, tmp_path, mon
     assert runs.run(runs.Run(student="convnet_4", teacher="convnet_8", epochs=1), log=list) == record
 
 
+def test_a_folder_is_never_a_mixture_of_two_versions(store, tmp_path):
+    folder, lines = tmp_path / "run", []
+    for name in ("a.csv", "b.csv", "record.json"):
+        store.place(f"new {name}", f"runs/x/{name}")
+    storage.get_folder("runs/x", folder, log=list)
+    (folder / "a.csv").write_text("new")  # half-written
+    store.faults = [{"status": 403, "code": "AccessDenied"}] * 9
+    store.faults[:0] = [{"method": "GET"}, {"method": "HEAD"}, {"method": "HEAD"}, {"method": "HEAD"}]
+    with pytest.raises(OSError, match="may not do this"):
+        storage.get_folder("runs/x", folder, log=list)
+    assert not {"a.csv", "record.json"} & set(visible(folder)), "no record while something is missing"
+    store.faults = []
+    storage.get_folder("runs/x", folder, log=list)
+    assert [(folder / name).read_text() for name in visible(folder)] == ["new a.csv", "new b.csv", "new record.json"]
+    (folder / "b.csv").write_text("old b.csv")  # of the same length
+    storage.get_folder("runs/x", folder, log=lines.append)
+    assert (folder / "b.csv").read_text() == "new b.csv"
+    assert sum("fetching it again" in line for line in lines) == 1
+
+
 def puts(store):
     return [path for command, path in store.paths if command == "PUT"]
 
@@ -841,6 +899,20 @@ def test_fetch_wider_with_an_archive_of_annotations(store, wider, capsys, top):
     assert main(["fetch", "wider"]) == 0
     assert "is there already" in capsys.readouterr().out
     assert store.requests == []
+
+
+def test_fetch_wider_with_a_key_that_may_not_list(store, wider, capsys):
+    store.place(images_archive(), storage.WIDER_IMAGES)
+    store.faults = [{"method": "HEAD"}, {"method": "GET"}, *denied(3)]
+    assert main(["fetch", "wider"]) == 1
+    said = capsys.readouterr().err
+    assert "may not do this" in said
+    assert storage.WIDER_ANNOTATIONS[0] in said
+    assert store.faults == []
+    store.place(annotations_zip(), storage.WIDER_ARCHIVES[0])
+    store.faults = denied(1)
+    assert main(["fetch", "wider"]) == 0
+    assert_in_place(wider)
 
 
 def test_fetch_wider_goes_on_where_it_was_killed(store, wider, monkeypatch):

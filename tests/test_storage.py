@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import traceback
 import types
 import zipfile
 
@@ -269,6 +270,32 @@ def test_only_web_addresses(target):
     with pytest.raises(ValueError, match="http"):
         storage.download("file:///etc/hostname", target)
     assert not target.exists()
+
+
+def test_a_signed_query_is_neither_told_nor_noted_and_a_user_is_refused(served, target):
+    address, served.url = served.url, served.url + "?signature=s3cret"
+    served.faults = [{"cut": 300_000}, {"status": 404}]
+    lines = []
+    with pytest.raises(OSError, match="answered 404 Not Found") as caught:
+        download(served, target, log=lines.append)
+    assert address in str(caught.value)
+    notes = "".join(path.read_text() for path in target.parent.glob(".*.json"))
+    told = "".join(traceback.format_exception(caught.value)) + "".join(lines) + notes
+    assert "got 300000" in told
+    assert address in notes
+    assert "s3cret" not in told
+    download(served, target)
+    assert asked(served)[-1] == "bytes=300000-", "the same query resumes"
+    for url in (
+        "http://me:s3cret@127.0.0.1/x",
+        "http://me:s3/cret@127.0.0.1/x",
+        "ftp://me:s3cret@h/",
+        "http://h/é s3cret",
+    ):
+        with pytest.raises((ValueError, OSError)) as caught:
+            storage.download(url, target.with_name("other"), attempts=1, log=list)
+        assert isinstance(caught.value, ValueError) == ("@" in url)
+        assert "s3" not in "".join(traceback.format_exception(caught.value)) or "@" not in url
 
 
 def test_a_disk_without_room_is_named_and_not_tried_again(served, target):

@@ -1,6 +1,7 @@
 """UTKFace: labels from file names, gender numbered as in this project, planted skew, copies of a picture on one side."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,33 @@ def test_the_npz_form_gives_the_same_data(faces, folder):
     (folder.parent / "utkface.npz").write_bytes(before[:-100])
     with pytest.raises(ValueError, match=r"utkface\.npz cannot be read"):
         utkface.prepare()
+
+
+def test_a_changed_picture_is_noticed_and_a_cache_without_a_stamp_gives_the_same_set(faces, folder):
+    first = data.load("utkface", size=8)
+    (manifest,) = [file for file in paths.data_folder().glob("utkface-*.json") if ".images" not in file.name]
+    noted = json.loads(manifest.read_text())
+    del noted["options"]["stamp"]
+    manifest.write_text(json.dumps(noted))
+    assert data.load("utkface", size=8).fingerprint == first.fingerprint
+    assert "stamp" in json.loads(manifest.read_text())["options"], "prepared again"
+    (folder / faces[0]).write_bytes(picture(250))
+    changed = data.load("utkface", size=8)
+    assert any((split.images[:, 0] == 250).any() for split in changed.splits.values())
+    folder.rename(folder.parent / "elsewhere")
+    data._cached.cache_clear()
+    assert data.load("utkface", size=8).fingerprint == changed.fingerprint, "prepared once, the originals may go"
+
+
+def test_linked_folders_are_followed(faces, folder):
+    before = data.load("utkface", size=8).fingerprint
+    folder.rename(folder.parent / "elsewhere")
+    folder.symlink_to(folder.parent / "elsewhere")
+    assert data.load("utkface", size=8).fingerprint == before
+    folder.unlink()
+    folder.mkdir()
+    (folder / "linked").symlink_to(folder.parent / "elsewhere")
+    assert sum(len(split) for split in utkface.prepare(size=8).splits.values()) == len(faces)
 
 
 def test_broken_names_and_pictures_are_counted_listed_and_left_out(faces, folder, capsys):

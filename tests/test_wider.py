@@ -220,6 +220,19 @@ def test_a_prepared_set_is_opened_without_decoding_and_is_the_same(tree, monkeyp
     assert np.array_equal(data.load("wider", size=16).train.images, first.train.images)
 
 
+def test_a_rewritten_annotation_or_picture_is_noticed(tree):
+    first = data.load("wider", size=16)
+    file = tree.parent / "Annotations" / wider.OFFICIAL[1]
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"targets": [person(-1)]}
+    file.write_text(json.dumps(content))
+    second = data.load("wider", size=16)
+    assert second.test.group[0] == 0 != first.test.group[0]
+    Image.new("RGB", (40, 30), (0, 0, 7)).save(tree / content["images"][0]["file_name"], "PNG")
+    assert data.load("wider", size=16).test.images[0, 2, 0, 0] == 7
+    assert second.test.images[0, 2, 0, 0] == 90
+
+
 def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_path, monkeypatch, capsys):
     """Real JPEGs of odd sizes, one grey and one in CMYK, with everything as it is by default: 226 × 226, 16 classes."""
     from torchvision.transforms.v2.functional import resize

@@ -4,7 +4,8 @@ A prepared set is cached in the data folder as `<name>.npz` with a manifest `<na
 SHA-256); a cache that does not match its manifest is rebuilt, never half-read. Images that are memory-mapped stay in
 the file that `pictures.py` wrote. To add a source, write one file with a function(**options) -> Dataset, whose docstring
 says what the data are, and name both in SOURCES; where its module has a function `stamp(**options)`, the set is
-prepared again when what it returns (JSON-able) changes."""
+prepared again when what it returns (JSON-able) changes; None says that
+the originals are gone, and that what was prepared from them stands."""
 
 import csv
 import functools
@@ -97,7 +98,8 @@ def load(name, **options) -> Dataset:
     file, manifest_file = paths.data_folder() / f"{stem}.npz", paths.data_folder() / f"{stem}.json"
     seen = options
     if stamp := getattr(sys.modules[prepare.__module__], "stamp", None):
-        seen = options | {"stamp": stamp(**options)}
+        now = stamp(**options)
+        seen = options | (_noted_stamp(manifest_file) if now is None else {"stamp": now})
         text = json.dumps(paths.plain(seen), sort_keys=True)
     cached = _cached(file, manifest_file, text, _stamp(file), _stamp(manifest_file))
     if isinstance(cached, Dataset):
@@ -293,6 +295,15 @@ def _stamp(file):
         return status.st_mtime_ns, status.st_size, status.st_ino
     except OSError:
         return None
+
+
+def _noted_stamp(manifest_file) -> dict:
+    """{"stamp": that of the cached set}, or {} where none is noted."""
+    try:
+        options = json.loads(manifest_file.read_text())["options"]
+        return {"stamp": options["stamp"]} if "stamp" in options else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 @functools.lru_cache(maxsize=2)

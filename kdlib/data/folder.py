@@ -1,6 +1,5 @@
 """One's own pictures: class folders with a table of attributes, or arrays."""
 
-import os
 import re
 import unicodedata
 from pathlib import Path
@@ -46,8 +45,8 @@ def prepare(
     its name alone, where that is unique), the attribute (empty or −1: unknown), the share (empty: unknown), train, val or
     test, and whoever is in it; `size`, pixels a side (default 64; arrays keep theirs); `test_share` and `val_share`, parts
     of each class and group, or of the persons; `seed`, of the splits; `flip`, whether a mirrored picture is as good;
-    `leave_out`, largest share of pictures that may be unusable. Raises ValueError for values outside their ranges, a table
-    that does not fit and more unusable pictures; OSError where there is nothing."""
+    `leave_out`, largest share of pictures that may be unusable. Raises ValueError for values outside their ranges, folders
+    or a table that do not fit and more unusable pictures; OSError where there is nothing."""
     named = {"group": group, "share": share, "split": split, "person": person}
     place, table_file = _resolve(path, table)
     if size is not None:
@@ -74,6 +73,7 @@ def prepare(
     if images is None:
         splits, broken = pictures.split_pictures("folder", found, fields, parts, size or 64, leave_out)
         left_out += broken
+        _check_trained(splits["train"].labels, classes, where)
     else:
         splits = {
             part: Split(images[index], **{field: column[index] for field, column in fields.items()})
@@ -107,14 +107,10 @@ def example() -> dict:
     return options
 
 
-def stamp(*, path, table, **_) -> list:
-    """What changes when pictures are added, removed or renamed, or the table is: lengths and times of folders and files."""
+def stamp(*, path, table, **_) -> str:
+    """What changes when the pictures, the .npz file or the table do."""
     place, table_file = _resolve(path, table)
-    seen = [place, *([table_file] if table else [])]
-    if place.is_dir():
-        seen += sorted(Path(folder) for folder, _, _ in os.walk(place))
-    status = [(str(each), each.stat()) for each in seen if each.exists()]
-    return [[name, each.st_size, each.st_mtime_ns] for name, each in status]
+    return pictures.stamp(place, *([table_file] if table else []))
 
 
 def _resolve(path, table):
@@ -130,28 +126,48 @@ def _resolve(path, table):
 
 def _look(place):
     """({name: path}, class of each, split of each or None, left out) of the pictures in class folders."""
-    folders = sorted(each.name for each in place.iterdir() if each.is_dir())
-    split = {"train", "test"} <= set(folders) <= set(PARTS)
+    folders = _folders(place)
+    split = _are_splits(place, folders)
     depth = 2 if split else 1
+    classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
     known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
     found, parts, left_out = {}, [], []
-    for folder, below, files in os.walk(place):
-        below.sort()
-        for each in sorted(files):
-            path = Path(folder, each)
-            name = path.relative_to(place)
-            if len(name.parts) <= depth:
-                left_out.append(f"{name}: is in no class folder")
-            elif path.suffix.lower() not in known:
-                left_out.append(f"{name}: has no picture's extension")
-            else:
-                found[str(name)] = path
-                parts.append(name.parts[:depth])
+    for entry in pictures.walk(place):
+        path = Path(entry.path)
+        name = path.relative_to(place)
+        if len(name.parts) <= depth:
+            left_out.append(f"{name}: is in no class folder")
+        elif path.suffix.lower() not in known:
+            left_out.append(f"{name}: has no picture's extension")
+        else:
+            found[str(name)] = path
+            parts.append(name.parts[:depth])
     if not found:
         raise ValueError(f"{place} has no pictures: it should hold a folder for each class, with pictures in it")
     labels, splits = [each[-1] for each in parts], [each[0] for each in parts] if split else None
+    if empty := sorted(classes - set(labels)):
+        raise ValueError(f"{place} has no picture of class {empty[0]!r}: put some there, or remove the folder")
     pictures.tell(f"folder, {place}", left_out)
     return found, labels, splits, tuple(left_out)
+
+
+def _folders(place) -> list:
+    return sorted(each.name for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _are_splits(place, folders) -> bool:
+    """Whether the folders are the splits, not the classes; ValueError where some are and the others do not fit."""
+    if not {name.lower() for name in folders} & set(PARTS):
+        return False
+    odd = [name for name in folders if name not in PARTS]
+    missing = [part for part in ("train", "test") if part not in folders]
+    if odd or missing:
+        wrong = f"{odd[0]}/ is none of the splits" if odd else f"{missing[0]}/ is missing"
+        raise ValueError(
+            f"{place} holds {', '.join(f'{name}/' for name in folders)}, and {wrong}: it should hold train/, test/ and, if "
+            "there is one, val/, with a folder for each class in each; or only classes, none of them with a split's name"
+        )
+    return True
 
 
 def _read_table(table, file, named, names, leave_out):
@@ -266,9 +282,13 @@ def _parts(columns, labels, group, persons, classes, test_share, val_share, seed
             raise ValueError(
                 f"{where}: no picture is left for {part}: there are {len(labels)}, of {len(set(persons))} persons"
             )
-    if absent := sorted(set(range(len(classes))) - set(labels[train])):
-        raise ValueError(f"{where}: no training picture of class {classes[absent[0]]!r}")
+    _check_trained(labels[train], classes, where)
     return {"train": train, "val": val, "test": test}
+
+
+def _check_trained(labels, classes, where):
+    if absent := sorted(set(range(len(classes))) - set(labels.tolist())):
+        raise ValueError(f"{where}: no training picture of class {classes[absent[0]]!r}")
 
 
 def _from_arrays(file, named, size):

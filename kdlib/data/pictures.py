@@ -102,6 +102,49 @@ def problem(file) -> str | None:
         return "has an unreadable manifest"
 
 
+def walk(place):
+    """An os.DirEntry for each file below the folder `place`: those of a folder by name, then those of the folders in it.
+
+    Hidden folders are left out; links are followed. OSError for a folder that cannot be read, ValueError for a link that
+    leads back to a folder above it."""
+
+    def below(folder, above):
+        status = os.stat(folder)
+        if (here := (status.st_dev, status.st_ino)) in above:
+            raise ValueError(f"{folder} is a link that leads back to a folder above it: remove it")
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        folders = {entry.path for entry in entries if _is_folder(entry)}
+        yield from (entry for entry in entries if entry.path not in folders)
+        for entry in entries:
+            if entry.path in folders and not entry.name.startswith("."):
+                yield from below(entry.path, above | {here})
+
+    yield from below(os.fspath(place), frozenset())
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # as of a link to itself: decoding says what is wrong with it
+        return False
+
+
+def stamp(*places) -> str:
+    """What changes when one of these files does, or a file below one of these folders: SHA-256 of names, lengths and times."""
+    digest = hashlib.sha256()
+    for place in map(os.fspath, places):
+        entries = walk(place) if os.path.isdir(place) else ()
+        for path in (place, *(entry.path for entry in entries)):
+            try:
+                status = os.stat(path)
+                seen = () if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+            except OSError:
+                seen = None
+            digest.update(os.fsencode(f"{path[len(place) :]}\0{seen}\0"))
+    return digest.hexdigest()
+
+
 def refuse(name, texts, total, leave_out):
     """ValueError where `texts`, what cannot be used of `total` pictures and why, are more than the share `leave_out`."""
     if not 0 <= leave_out < 1:

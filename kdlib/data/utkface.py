@@ -129,18 +129,29 @@ def _check_classes(labels, names, place):
             raise ValueError(f"{place} has {count} pictures of class {names[number]!r}: train, val and test need 3")
 
 
-def _find():
-    """({name: path or bytes} in the order of the names, where they were found)."""
+def stamp(**_) -> str | None:
+    """What changes when the pictures do, or the .npz file; None where there are none."""
+    place = _place()
+    return place and pictures.stamp(place)
+
+
+def _place() -> Path | None:
+    """The folder or .npz file that holds the pictures."""
     folder = paths.data_folder()
     for place in (folder / "utkface", folder / "UTKFace"):
-        if place.is_dir():
-            files = (file for file in place.rglob("*") if not file.is_dir())
-            found = {str(file.relative_to(place)): file for file in sorted(files)}
-            if found:
-                return found, place
-    for place in (folder / "utkface.npz", folder / "utkface64.npz"):
-        if place.exists():
-            return _from_npz(place), place
+        if place.is_dir() and next(pictures.walk(place), None):
+            return place
+    return next((place for name in ("utkface.npz", "utkface64.npz") if (place := folder / name).exists()), None)
+
+
+def _find():
+    """({name: path or bytes} in the order of the names, where they were found)."""
+    folder, place = paths.data_folder(), _place()
+    if place and place.is_dir():
+        files = sorted(Path(entry.path) for entry in pictures.walk(place))
+        return {str(file.relative_to(place)): file for file in files}, place
+    if place:
+        return _from_npz(place), place
     raise FileNotFoundError(
         f"no UTKFace in {folder}: unpack the official aligned and cropped faces, with their names, into "
         f"{folder / 'utkface'}; or put utkface.npz there, with name, jpeg and offset"

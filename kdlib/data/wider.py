@@ -55,8 +55,7 @@ def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, le
     if classes not in (16, 30):
         raise ValueError(f"classes is 16, as merged by the earlier study, or 30, the scenes; got {classes}")
     pictures.check_size(size)
-    places = [paths.data_folder() / name for name in ("wider", "WIDER")]
-    folder = next((place for place in places if place.is_dir()), places[0])
+    folder = _place()
     table, strata = annotations(folder, rule=rule), annotations(folder)
     root = _image_root(folder)
     official = table.file.str.split("/").str[0].to_numpy()
@@ -81,6 +80,15 @@ def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, le
     names = {16: CLASSES, 30: SCENES}[classes]
     look = {"mean": mean, "std": std, "padding": 0, "flip": False}
     return Dataset("wider", names, ("female", "male"), **splits, **look, left_out=left_out)
+
+
+def stamp(**_) -> str | None:
+    """What changes when the annotations or the images do; None where either are missing."""
+    folder = _place()
+    try:
+        return pictures.stamp(*_files(folder), _image_root(folder))
+    except FileNotFoundError:
+        return None
 
 
 def annotations(path, *, rule="specified") -> pd.DataFrame:
@@ -128,11 +136,25 @@ def annotations(path, *, rule="specified") -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def _place() -> Path:
+    """The folder of the set: the first that has annotations, or else that is there at all."""
+    places = [paths.data_folder() / name for name in ("wider", "WIDER")]
+    there = [place for place in places if place.is_dir()]
+    return next((place for place in there if _json_files(place)), (there or places)[0])
+
+
+def _json_files(folder):
+    """Hidden ones aside: they are what an interrupted `fetch` left."""
+    entries = pictures.walk(folder) if folder.is_dir() else ()
+    names = (entry for entry in entries if entry.name.endswith((".json", ".json.gz")))
+    return sorted(Path(entry.path) for entry in names if not entry.name.startswith("."))
+
+
 def _files(path):
     """The annotation files that `path` is or holds, trainval before test."""
     if path.is_file():
         return [path]
-    found = sorted(file for file in path.rglob("*") if file.name.endswith((".json", ".json.gz")))
+    found = _json_files(path)
     official = [file for name in OFFICIAL for file in found if file.name.removesuffix(".gz") == name]
     named = [file for file in found if file.name.startswith("wider_")]
     if not found:
@@ -194,7 +216,8 @@ def _field(entry, field, kind, place=""):
 def _image_root(folder):
     """The folder that holds train/, val/ and test/."""
     for root in (folder, *sorted(place for place in folder.rglob("Image") if place.is_dir())):
-        if (root / "test").is_dir():
+        hidden = any(part.startswith(".") for part in root.relative_to(folder).parts)
+        if not hidden and (root / "test").is_dir():
             return root
     raise FileNotFoundError(
         f"no images of WIDER Attribute in {folder}: unpack wider_attribute_image.tgz there, so that it holds Image/train, "
