@@ -11,6 +11,15 @@ from pathlib import Path, PurePosixPath
 from kdlib import paths
 
 CHUNK = 1 << 18  # bytes read at a time
+MAX_HEADER = 1 << 20  # bytes of what a tar says of one file in extended headers, which are read whole
+MAX_NAME = 4096  # bytes of a path, as Linux has it
+HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 def unpack(archive, folder, *, max_bytes, max_files) -> Path:
@@ -58,7 +67,7 @@ def _extract(archive, folder, max_bytes, max_files):
 def _create(target, kind, name, archive):
     """An empty file, or a folder."""
     if kind == "file" and target.exists():
-        raise ValueError(f"{archive} holds {name!r} twice, so it was not unpacked")
+        raise ValueError(f"{archive} holds {_short(name)} twice, so it was not unpacked")
     with paths.writing(target):
         if kind == "folder":
             target.mkdir(parents=True, exist_ok=True)
@@ -69,14 +78,22 @@ def _create(target, kind, name, archive):
 
 def _safe(name, kind, archive):
     """The member's path within the folder; ValueError for a path that leaves it, and for links and devices."""
+    if len(name.encode(errors="surrogatepass")) > MAX_NAME:
+        raise ValueError(
+            f"{archive} holds {_short(name)}, a name of more than {MAX_NAME} bytes, so it was not unpacked"
+        )
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or set(name) & set("\\\0") or re.match("[A-Za-z]:", name):
-        raise ValueError(f"{archive} holds {name!r}, which is not within its folder, so it was not unpacked")
+        raise ValueError(f"{archive} holds {_short(name)}, which is not within its folder, so it was not unpacked")
     if kind not in ("file", "folder"):
         raise ValueError(
-            f"{archive} holds {name!r}, {kind}, so it was not unpacked: it may hold files and folders only"
+            f"{archive} holds {_short(name)}, {kind}, so it was not unpacked: it may hold files and folders only"
         )
     return path
+
+
+def _short(name) -> str:
+    return repr(name if len(name) <= 200 else name[:200] + "…")
 
 
 def _contents(archive):
@@ -86,15 +103,33 @@ def _contents(archive):
     try:
         yield from _zip_contents(archive) if magic == b"PK\3\4" else _tar_contents(archive)
     except Exception as error:  # a damaged file can make the reader fail in any way
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(":")
         raise ValueError(
             f"{archive} is truncated, damaged or no tar or zip archive ({reason}). Remove it and fetch it again"
         ) from error
 
 
+class _Member(tarfile.TarInfo):
+    """A member of a tar whose extended headers, names above all, are only read where they are small."""
+
+    def _proc_member(self, tar):
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise ValueError("it holds a sparse file")  # whose map has no limit
+        if self.type in HEADERS:
+            tar.header_bytes = getattr(tar, "header_bytes", 0) + self.size
+            if not 0 <= self.size <= MAX_HEADER or tar.header_bytes > MAX_HEADER:
+                raise ValueError(f"a header in it has more than {MAX_HEADER} bytes")
+        return super()._proc_member(tar)
+
+    def _proc_gnusparse_10(self, *_):
+        raise ValueError("it holds a sparse file")
+
+
 def _tar_contents(archive):
-    with tarfile.open(archive) as tar:
-        for member in tar:
+    with tarfile.open(archive, tarinfo=_Member) as tar:
+        while member := tar.next():
+            tar.members.clear()  # with the headers of each
+            tar.header_bytes = sum(len(key) + len(value) for key, value in tar.pax_headers.items())
             kind = "file" if member.isfile() else "folder" if member.isdir() else "a link or device"
             yield member.name, kind, None
             if kind == "file":

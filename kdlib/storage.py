@@ -124,13 +124,17 @@ def _put(store, path, key, part_size=PUT_PART, log=print):
 def put_folder(folder, key, *, bucket=None, prefix=None, log=print) -> list:
     """Upload every file below `folder`, as that of a run or of reports, as `key`/…; return where they are.
 
-    Hidden files (locks, unfinished ones) and links stay. `record.json` goes last: its existence means that all is there."""
+    Hidden files (locks, unfinished ones) and links stay. `record.json` goes last: its existence means that all is there.
+    Raises as `put` does, and ValueError for a name that is not in UTF-8, before anything is uploaded."""
     store, folder = s3.connect(bucket, prefix), Path(folder)
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     names = [path.relative_to(folder) for path in files]
     names = [name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts)]
     if not names:
         raise FileNotFoundError(f"{folder} holds no files to upload")
+    for name in names:
+        if name != name.encode(errors="replace").decode():
+            raise ValueError(f"{folder} holds {name!r}, whose name is not in UTF-8, as those of objects are: rename it")
     return [_put(store, folder / name, f"{key}/{name}", log=log) for name in sorted(names, key=_record_last)]
 
 
@@ -337,8 +341,10 @@ def fetch_wider(bucket=None, prefix=None, *, log=print) -> Path:
 
     The bucket holds `wider_attribute_image.tgz`, and the two annotation files or an archive of them. They come to `wider` in
     the data folder, as `Image/<split>/…` and two JSON files. Raises OSError and ValueError as `get` and `unpack` do."""
-    folder = paths.make_folder(paths.data_folder() / "wider")
-    where = {"bucket": bucket, "prefix": prefix}
+    folder, where = paths.data_folder() / "wider", {"bucket": bucket, "prefix": prefix}
+    if not folder.exists():
+        s3.connect(**where)  # where a setting is missing, no empty folder is left
+    paths.make_folder(folder)
     with paths.only_process(folder / ".lock"):
         if (folder / "Image").exists():
             log(f"{folder / 'Image'} is there already; remove it to unpack the archive again")

@@ -153,6 +153,7 @@ def test_options_as_text_have_the_types_of_their_defaults():
         ("skew", "option=value"),
         ("size=3.5", "size of data set digits_s cannot be '3.5': its default is 16"),
         ("size=8, size=9", "given twice"),
+        ("size=8\nskew=.9", r"on one line, with commas between them; got 'size=8\\nskew=\.9'"),
     ]:
         with pytest.raises(ValueError, match=words):
             data.parse_options("digits_s", wrong)

@@ -54,7 +54,7 @@ def test_faces_by_race(own_folder):
     assert "5 of 5 classes have test pictures of two groups" in text
 
 
-def test_wider_shows_ties_unknown_groups_and_empty_cells(own_folder):
+def test_wider_shows_ties_unknown_groups_and_empty_cells(own_folder, capsys):
     entries = []
     for number in range(240):
         split, scene = ("train", "val", "test")[number % 3], number // 3 % 2 * 25
@@ -69,19 +69,21 @@ def test_wider_shows_ties_unknown_groups_and_empty_cells(own_folder):
     for name, chosen in zip(wider.OFFICIAL, official, strict=True):
         (own_folder / "wider" / name).write_text(json.dumps({"images": chosen}))
     text, space = shown(profile="wider", options="size=16")
+    assert "no picture is of a known group: Team Sports, Waiter or Waitress," in capsys.readouterr().out
     assert "0 ∅" in text, "no female picture of the second class"
     assert "1 of 16 classes have test pictures of two groups" in text
     test = space["dataset"].test
     assert np.isnan(test.group_share).sum() == (test.group_share == 0.5).sum() == 10
 
 
-def test_a_folder_without_groups_and_the_example(own_folder):
+def test_a_folder_without_groups_and_the_example(own_folder, capsys):
     for number in range(40):
         file = own_folder / "mine" / ("cat", "dog")[number % 2] / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(file)
     text, space = shown(source="folder", options="path=mine, size=8")
     assert "can show no disparity" in text
+    assert "no picture is of a known group: cat, dog\n" in capsys.readouterr().out
     assert space["own"].groups == ("dark", "light")
     before = sorted(own_folder.iterdir())
     again, _ = shown(source="folder", options="path=mine, size=8")

@@ -87,6 +87,28 @@ def test_an_attribute_has_many_values_or_none(table):
             assert split.group.tolist() == [[-1, -1, 2, 1, 0][number % 5] for number in numbers(split)]
 
 
+def test_a_nullable_column_of_parquet_may_lack_values(table, place):
+    frame = pd.DataFrame({"file": [picture_name(number) for number in range(40)]})
+    frame["group"] = pd.array([[None, 1, 2][number % 3] for number in range(40)], dtype="Int64")
+    frame.to_parquet(place.parent / "table.parquet")
+    dataset = folder.prepare(path="mine", table="table.parquet", size=8)
+    for split in dataset.splits.values():
+        assert split.group.tolist() == [[-1, 0, 1][number % 3] for number in numbers(split)]
+
+
+def test_numbers_can_be_the_names_of_classes(place):
+    np.savez(place / "arrays.npz", **arrays(classes=np.array([7, 9])))
+    assert data.load("folder", path="mine/arrays.npz").classes == ("7", "9")
+
+
+def test_rows_are_called_by_their_number_in_the_table(table):
+    rows = [40, *range(40)]
+    changes = [(0, "file", "nowhere.png"), (3, "share", "half")]
+    name = table(changes, rows=rows, share=lambda _: "0.5")
+    with pytest.raises(ValueError, match=r"share of row 4, 'cat/picture 2\.png' is 'half'"):
+        folder.prepare(path="mine", table=name, size=8, leave_out=0.1)
+
+
 def test_a_share_is_kept_and_counted_as_a_group(table):
     def share(number):
         return [0.0, 0.4, 0.5, 0.75, None][number % 5]
@@ -127,7 +149,7 @@ def test_a_split_column_is_followed(table):
     leak = table(split=part, person=lambda number: number % 8 if number else 7)
     with pytest.raises(ValueError, match=r"'7' is in test and in train: a person belongs to one split"):
         folder.prepare(path="mine", table=leak, size=8)
-    with pytest.raises(ValueError, match="split of picture 4 is 'dev', not train, val, test"):
+    with pytest.raises(ValueError, match=r"split of row 4, 'dog/picture 3\.png' is 'dev', not train"):
         folder.prepare(path="mine", table=table([(3, "split", "dev")], split=part), size=8)
 
 
@@ -195,8 +217,10 @@ def test_what_is_no_picture_is_listed(place, capsys):
     (place / "cat" / "false.png").write_text("no picture")
     (place / "dog" / "folder.png").mkdir()
     Image.new("I;16", (8, 8)).save(place / "dog" / "deep.png")
-    with pytest.raises(ValueError, match=r"2 of 42 .*false\.png: cannot identify"):
+    with pytest.raises(ValueError, match=r"1 of 43 .*cat/program\.eps: has no picture's extension"):
         data.load("folder", path="mine", size=8)
+    with pytest.raises(ValueError, match=r"2 of 42 .*false\.png: cannot identify"):
+        data.load("folder", path="mine", size=8, leave_out=0.03)
     dataset = data.load("folder", path="mine", size=8, leave_out=0.05)
     reasons = dict(text.split(": ", 1) for text in dataset.left_out)
     assert set(reasons) == {"readme.txt", "cat/Thumbs.db", "cat/program.eps", "cat/false.png", "dog/deep.png"}
@@ -295,6 +319,7 @@ def test_arrays_in_every_form(place):
     classes = np.array(["cat", "dog"])
     for changes in (
         {"classes": classes},
+        {"labels": classes[np.arange(40) % 2], "classes": classes},
         {"labels": classes[np.arange(40) % 2]},
         {"images": arrays()["images"].transpose(0, 3, 1, 2), "classes": classes},
         {"images": arrays()["images"][..., 0], "classes": classes, "labels": classes[np.arange(40) % 2]},
@@ -325,6 +350,8 @@ def test_arrays_in_every_form(place):
         ({"labels": np.arange(39) % 2}, r"labels of shape \(39,\)"),
         ({"labels": np.linspace(0, 1, 40)}, "labels of float64"),
         ({"classes": np.array(["cat"])}, "label 1, which is none of its 1 classes"),
+        ({"classes": np.array(["cat", "cat"])}, "two classes of one name among cat, cat"),
+        ({"classes": np.array([0.5, 1])}, r"classes of float64 \(2,\)"),
         ({"group": np.arange(4)}, r"group of shape \(4,\)"),
         ({"group": np.linspace(0, 1, 40)}, "as share, not as group"),
         ({"share": np.full(40, 1.5)}, "share of picture 1 is '1.5'"),
@@ -352,17 +379,21 @@ def test_wrong_options_and_tables_are_named(place, table):
         ({"path": "mine", "table": table(), "file": "name"}, "no column 'name', of the pictures' paths"),
         (
             {"path": "mine", "table": table(share=lambda _: "half", name="half.csv")},
-            r"half\.csv: share of picture 1 is 'half'",
+            r"half\.csv: share of row 1, 'cat/picture 0\.png' is 'half'",
         ),
         (
             {"path": "mine", "table": table([(4, "person", "")], person=str, name="persons.csv")},
-            "picture 5 has no person",
+            r"row 5, 'cat/picture 4\.png' has no person",
         ),
         ({"path": "mine", "size": 3}, "pixels"),
         ({"path": "mine", "val_share": 0}, "between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=message):
             folder.prepare(**options)
+    for header in ("file,group,group", "file,group, group"):
+        (place.parent / "table.csv").write_text(f"{header}\ncat/picture 0.png,a,b\n")
+        with pytest.raises(ValueError, match=r"table\.csv has two columns 'group'"):
+            folder.prepare(path="mine", table="table.csv")
     (place.parent / "table.csv").write_bytes(b"file,group\n\xff\xfe,1\n")
     with pytest.raises(ValueError, match=r"table\.csv is no table"):
         folder.prepare(path="mine", table="table.csv")

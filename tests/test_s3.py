@@ -309,9 +309,9 @@ def test_a_file_that_changes_while_it_is_uploaded_is_refused(store, tmp_path):
     assert re.search("up changed while it was uploaded as s3://study/some/prefix/file", said)
 
 
-def denied(times, method="HEAD"):
+def denied(times):
     """Faults: what a key that may not list is answered about absent objects, to HEAD and to the GET that asks why."""
-    return [{"method": each, "status": 403, "code": "AccessDenied"} for each in (method, "GET") * times]
+    return [{"method": each, "status": 403, "code": "AccessDenied"} for each in ("HEAD", "GET") * times]
 
 
 def test_a_key_that_may_not_list_can_upload(store, tmp_path):
@@ -822,6 +822,12 @@ def test_folders_that_cannot_be_had(store, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no files"):
         storage.put_folder(tmp_path / "empty", "runs/x")
+    (tmp_path / "odd").mkdir()
+    for name in ("a", "odd \udcff"):
+        (tmp_path / "odd" / name).touch()
+    with pytest.raises(ValueError, match=r"odd holds 'odd \\udcff', whose name is not in UTF-8"):
+        storage.put_folder(tmp_path / "odd", "runs/x")
+    assert puts(store) == []
     with pytest.raises(FileNotFoundError, match=r"s3://study/some/prefix/runs/x .* holds no objects"):
         storage.get_folder("runs/x", tmp_path / "down")
     for folder, name in [("x", "a\\..\\..\\b"), ("y", "a/../../b"), ("z", "/b")]:
@@ -859,6 +865,7 @@ def annotations_zip(names=tuple(ANNOTATIONS)):
 @pytest.fixture
 def wider(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KDLIB_HEADLESS", "1")  # a plugin of pytest's loads ipykernel, which looks like a notebook
     return tmp_path / "data" / "wider"
 
 
@@ -935,6 +942,13 @@ def test_fetch_wider_goes_on_where_it_was_killed(store, wider, monkeypatch):
     assert main(["fetch", "wider"]) == 0
     assert_in_place(wider)
     assert len(asked(store)) == 3  # each archive once, and to be told that there is no annotation file by itself
+
+
+def test_fetch_wider_without_settings_leaves_no_folder(wider, env, capsys):
+    env()
+    assert main(["fetch", "wider"]) == 1
+    assert "set KDLIB_S3_BUCKET" in capsys.readouterr().err
+    assert not wider.exists()
 
 
 def test_fetch_wider_takes_what_was_put_there_by_hand(wider, env):

@@ -190,6 +190,18 @@ def test_linked_folders_are_followed(faces, folder):
     assert sum(len(split) for split in utkface.prepare(size=8).splits.values()) == len(faces)
 
 
+def test_a_file_in_two_folders_counts_once_and_two_pictures_of_one_name_are_refused(faces, folder):
+    before = utkface.prepare(size=8)
+    (folder / "crop_part1").mkdir()
+    (folder / "crop_part1" / faces[5]).write_bytes((folder / faces[5]).read_bytes())
+    dataset = utkface.prepare(size=8)
+    assert dataset.left_out == (f"crop_part1/{faces[5]}: is {faces[5]} again",)
+    assert all(np.array_equal(dataset.splits[part].images, before.splits[part].images) for part in before.splits)
+    (folder / "crop_part1" / faces[5]).write_bytes(picture(250))
+    with pytest.raises(ValueError, match=f"'{faces[5]}' and 'crop_part1/{faces[5]}': the same name"):
+        utkface.prepare(size=8)
+
+
 def test_broken_names_and_pictures_are_counted_listed_and_left_out(faces, folder, capsys):
     (folder / "61_1_20170109142408075.jpg.chip.jpg").write_bytes(picture(200))
     with pytest.raises(ValueError, match=r"1 of 121 pictures cannot be used.*61_1_20170109142408075"):

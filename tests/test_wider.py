@@ -109,6 +109,7 @@ def broken(**changes):
 
 BAD = {
     "no scene": ({"file_name": "test/0--Parade/a.jpg", "targets": []}, "scene_id is missing"),
+    "half a character": (broken(file_name="test/0--Parade/\ud800.jpg"), "half a character"),
     "no name": ({"scene_id": 0, "targets": []}, "file_name is missing"),
     "no people": ({"file_name": "test/0--Parade/a.jpg", "scene_id": 0}, "targets is missing"),
     "no box": (broken(targets=[{"attribute": [0] * 14}]), "person 0: bbox is missing"),
@@ -231,6 +232,20 @@ def test_a_rewritten_annotation_or_picture_is_noticed(tree):
     Image.new("RGB", (40, 30), (0, 0, 7)).save(tree / content["images"][0]["file_name"], "PNG")
     assert data.load("wider", size=16).test.images[0, 2, 0, 0] == 7
     assert second.test.images[0, 2, 0, 0] == 90
+
+
+def test_what_an_interrupted_fetch_left_is_not_taken_for_the_set(tree):
+    first = data.load("wider", size=16)
+    left = tree.parent / ".wider_attribute_annotation.zip.unpacked"
+    left.mkdir()
+    for name in wider.OFFICIAL:
+        (left / name).write_bytes((tree.parent / "Annotations" / name).read_bytes())
+    (left / "Image" / "test").mkdir(parents=True)
+    assert wider._image_root(tree.parent) == tree
+    assert data._fingerprint(wider.prepare(size=16)) == first.fingerprint
+    tree.parent.rename(tree.parent.with_name("WIDER"))
+    (tree.parent / "Image").mkdir(parents=True)
+    assert data._fingerprint(wider.prepare(size=16)) == first.fingerprint, "wider/ has no annotations"
 
 
 def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_path, monkeypatch, capsys):

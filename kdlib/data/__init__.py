@@ -118,7 +118,13 @@ def parse_options(name, text) -> dict:
     Several numbers are parted by blanks ("bands=20 40"); a comma within a value needs quotes ('"path=faces, old"'). Raises
     ValueError for an unknown option, one that is there twice and a value of another type."""
     defaults, options = _defaults(name), {}
-    for item in next(csv.reader([text.strip()], skipinitialspace=True), ()):
+    try:
+        items = next(csv.reader([text.strip()], skipinitialspace=True), ())
+    except csv.Error as error:
+        raise ValueError(
+            f"options of data set {name} are on one line, with commas between them; got {text!r}"
+        ) from error
+    for item in items:
         option, equals, value = (part.strip() for part in item.partition("="))
         if not equals:
             raise ValueError(f"options of data set {name} are as option=value, with commas between them; got {item!r}")

@@ -13,6 +13,8 @@ from kdlib.data import Dataset, Split, cut_together, pictures
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("group", "share", "split", "person")
+# what may lie beside pictures without being one that cannot be read
+NO_PICTURES = (".txt", ".json", ".csv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".ini", ".log")
 
 
 def prepare(
@@ -55,18 +57,20 @@ def prepare(
         classes, labels, columns, images = _from_arrays(place, named, size)
         left_out, where = (), str(place)
     else:
-        found, labels, split_by_folder, left_out = _look(place)
+        found, labels, split_by_folder, left_out = _look(place, leave_out)
         classes, images, where = tuple(sorted(set(labels))), None, str(place)
         labels = np.array([classes.index(label) for label in labels])
         columns = {"split": split_by_folder} if split_by_folder else {}
         if table:
-            rows, read, unnamed = _read_table(table_file, file, named, list(found), leave_out)
+            rows, read, called, unnamed = _read_table(table_file, file, named, list(found), leave_out)
             found = {name: found[name] for name in rows}
             labels, left_out, where = labels[list(rows.values())], left_out + unnamed, str(table_file)
             columns = {key: [column[row] for row in rows.values()] for key, column in columns.items()} | read
-    groups, values, shares = _attribute(columns, named, len(labels), where)
-    persons = _persons(columns, len(labels), where)
-    parts = _parts(columns, labels, values, persons, classes, test_share, val_share, seed, where)
+    if not table or place.suffix == ".npz":
+        called = [f"picture {number + 1}" for number in range(len(labels))]
+    groups, values, shares = _attribute(columns, named, called, where)
+    persons = _persons(columns, called, where)
+    parts = _parts(columns, labels, values, persons, classes, test_share, val_share, seed, called, where)
     source = np.unique(persons, return_inverse=True)[1].astype(np.int64)
     fields = {"labels": labels.astype(np.int64), "group": values, "source": source}
     fields |= {} if shares is None else {"group_share": shares}
@@ -124,14 +128,14 @@ def _resolve(path, table):
     return place, table_file
 
 
-def _look(place):
+def _look(place, leave_out):
     """({name: path}, class of each, split of each or None, left out) of the pictures in class folders."""
     folders = _folders(place)
     split = _are_splits(place, folders)
     depth = 2 if split else 1
     classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
     known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
-    found, parts, left_out = {}, [], []
+    found, parts, left_out, unusable = {}, [], [], []
     for entry in pictures.walk(place):
         path = Path(entry.path)
         name = path.relative_to(place)
@@ -139,9 +143,12 @@ def _look(place):
             left_out.append(f"{name}: is in no class folder")
         elif path.suffix.lower() not in known:
             left_out.append(f"{name}: has no picture's extension")
+            if not (path.name.startswith(".") or path.name == "Thumbs.db" or path.suffix.lower() in NO_PICTURES):
+                unusable.append(left_out[-1])
         else:
             found[str(name)] = path
             parts.append(name.parts[:depth])
+    pictures.refuse(f"folder, {place}", unusable, len(found) + len(unusable), leave_out)
     if not found:
         raise ValueError(f"{place} has no pictures: it should hold a folder for each class, with pictures in it")
     labels, splits = [each[-1] for each in parts], [each[0] for each in parts] if split else None
@@ -171,15 +178,20 @@ def _are_splits(place, folders) -> bool:
 
 
 def _read_table(table, file, named, names, leave_out):
-    """({picture: its number} in the table's order, columns of those rows as text, left out)."""
+    """({picture: its number} in the table's order, columns of those rows as text, where each row is, left out)."""
     try:
         if table.suffix == ".parquet":
             frame = pd.read_parquet(table)
         else:
-            frame = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            # pandas renames columns of one name, so it does not see the header as one
+            rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig", header=None)
+            frame = rows[1:].set_axis(rows.iloc[0], axis=1)
     except Exception as error:  # of pandas, pyarrow and the decoder of text
         raise ValueError(f"{table} is no table, CSV in UTF-8 or parquet ({error})") from error
     frame.columns = [str(column).strip() for column in frame.columns]
+    twice = frame.columns[frame.columns.duplicated() & (frame.columns != "")]
+    if len(twice):
+        raise ValueError(f"{table} has two columns {twice[0]!r}: rename or remove one")
     if file not in frame:
         raise ValueError(f"{table} has no column {file!r}, of the pictures' paths; it has {', '.join(frame.columns)}")
     for key, column in named.items():
@@ -210,24 +222,25 @@ def _read_table(table, file, named, names, leave_out):
     pictures.tell(f"folder, {table}", missing)
     chosen = frame.iloc[list(rows.values())]
     columns = {key: _texts(chosen[column]) for key, column in named.items() if column in chosen}
-    return {name: numbers[name] for name in rows}, columns, tuple(missing)
+    where = [f"row {row + 1}, {name!r}" for name, row in rows.items()]
+    return {name: numbers[name] for name in rows}, columns, where, tuple(missing)
 
 
 def _texts(values):
     """Values as text: empty where there is none, whole numbers without a point."""
-    texts = ["" if value is None or value != value else str(value).strip() for value in values]
+    texts = ["" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value).strip() for value in values]
     return [re.sub(r"^(-?\d+)\.0+$", r"\1", text) for text in texts]
 
 
-def _attribute(columns, named, count, where):
-    """(names of the groups, int64 group of each picture, float32 share of each or None)."""
+def _attribute(columns, named, called, where):
+    """(names of the groups, int64 group of each picture, float32 share of each or None); called: each in messages."""
     shares = None
     if "share" in columns:
         numbers = pd.to_numeric(pd.Series(columns["share"]).replace("", None), errors="coerce").to_numpy(float)
         for row, text in enumerate(columns["share"]):
             if text and not 0 <= numbers[row] <= 1:
                 raise ValueError(
-                    f"{where}: {named['share']} of picture {row + 1} is {text!r}; it should be 0 to 1, or empty"
+                    f"{where}: {named['share']} of {called[row]} is {text!r}; it should be 0 to 1, or empty"
                 )
         shares = numbers.astype(np.float32)
         if "group" not in columns:
@@ -241,27 +254,27 @@ def _attribute(columns, named, count, where):
         )
     if all(re.fullmatch(r"\d+", text) for text in known):
         known.sort(key=int)
-    group = np.array([known.index(text) if text else -1 for text in texts] or [-1] * count, dtype=np.int64)
+    group = np.array([known.index(text) if text else -1 for text in texts] or [-1] * len(called), dtype=np.int64)
     return tuple(known), group, shares
 
 
-def _persons(columns, count, where):
+def _persons(columns, called, where):
     """A text or number per picture, equal where they must be on one side."""
     if "person" not in columns:
-        return np.arange(count)
+        return np.arange(len(called))
     if "" in columns["person"]:
-        raise ValueError(f"{where}: picture {columns['person'].index('') + 1} has no person; name all of them, or none")
+        raise ValueError(f"{where}: {called[columns['person'].index('')]} has no person; name all of them, or none")
     return np.array(columns["person"])
 
 
-def _parts(columns, labels, group, persons, classes, test_share, val_share, seed, where):
+def _parts(columns, labels, group, persons, classes, test_share, val_share, seed, called, where):
     """{"train": indices, …}: as the column says, or cut."""
     if "split" in columns:
         split = np.array(columns["split"])
         wrong = np.flatnonzero(~np.isin(split, PARTS))
         if len(wrong):
             raise ValueError(
-                f"{where}: the split of picture {wrong[0] + 1} is {str(split[wrong[0]])!r}, not {', '.join(PARTS)}"
+                f"{where}: the split of {called[wrong[0]]} is {str(split[wrong[0]])!r}, not {', '.join(PARTS)}"
             )
         for person, parts in pd.Series(split).groupby(persons).unique().items():
             if len(parts) > 1:
@@ -322,7 +335,14 @@ def _from_arrays(file, named, size):
     if labels.dtype.kind not in "iuU":
         raise ValueError(f"{file} has labels of {labels.dtype}; they should be whole numbers or names")
     known = sorted(set(labels.tolist()))
-    classes = tuple(arrays["classes"].tolist()) if "classes" in arrays else tuple(str(label) for label in known)
+    classes = arrays.get("classes", np.array(known))
+    if classes.ndim != 1 or classes.dtype.kind not in "iuU":
+        raise ValueError(
+            f"{file} has classes of {classes.dtype} {classes.shape}; they should be names, one for each class"
+        )
+    classes = tuple(map(str, classes.tolist()))
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"{file} has two classes of one name among {', '.join(classes)}")
     if "classes" in arrays and labels.dtype.kind != "U":
         known = list(range(len(classes)))
     elif "classes" in arrays:

@@ -39,7 +39,8 @@ def prepare(
     The class is the age band, 0–9, 10–19, 20–39, 40–59 or 60 and over, and the attribute is gender as annotated (0 female,
     1 male); other pairs of age, gender and race can be asked for. There is no official split: test is cut first,
     stratified by class and group, then val. Some hundred pictures occur several times, often with other annotations; all
-    copies of a picture are in one split. Files whose name lacks a part are counted, listed and left out.
+    copies of a picture are in one split. Files whose name lacks a part, and the second of two that are
+    the same by name too, are counted, listed and left out.
 
     Options: `label` and `group`, two different ones of age, gender, race; `bands`, the first year of each age band but the
     first; `skew`, share of a class in its own group in training and val, .5 to 1, planted by leaving pictures out, never by
@@ -47,7 +48,7 @@ def prepare(
     under 40 are skewed to female and the others to male; test stays whole, and is the same for every skew; `size`, pixels
     a side; `test_share`, part of each class and group; `val_share`, part of the rest; `seed`, of the splits and of what the
     skew leaves out; `leave_out`, largest share of pictures that may be unusable. Raises ValueError for values outside these
-    ranges and for more unusable pictures, OSError where there are no pictures."""
+    ranges, for two pictures of one name and for more unusable pictures, OSError where there are no pictures."""
     for option, value in (("label", label), ("group", group)):
         if value not in VARIABLES:
             raise paths.near(value, VARIABLES, f"{option} of utkface:")
@@ -60,13 +61,17 @@ def prepare(
     values = {name: parsed for name in found if (parsed := parse(Path(name).name))}
     wrong = tuple(f"{name}: its name is not age_gender_race_date" for name in found if name not in values)
     pictures.refuse(f"utkface, {place}", wrong, len(found), leave_out)
+    digests = {name: _digest(found[name]) for name in values}
+    again = _named_again(digests, place)
+    wrong += tuple(f"{name}: is {kept} again" for name, kept in again.items())
+    values = {name: parsed for name, parsed in values.items() if name not in again}
     pictures.tell(f"utkface, {place}", wrong)
     table = np.array(list(values.values()))
     columns, names = _variables(table, bands)
     labels, groups = columns[label], columns[group]
     _check_classes(labels, names[label], place)
     chosen = {name: found[name] for name in values}
-    same = np.array([_digest(source) for source in chosen.values()])
+    same = np.array([digests[name] for name in chosen])
     pool, test = cut_together(labels, groups, same, test_share, seed)
     if skew is not None:
         kept = subsample(labels[pool], groups[pool], skew, len(names[label]), len(names[group]), seed + 2)
@@ -172,6 +177,22 @@ def _from_npz(file):
         raise ValueError(f"{file} has a name twice, or an offset that falls")
     found = {name: content[start:stop].tobytes() for name, start, stop in zip(names, offset, offset[1:], strict=False)}
     return dict(sorted(found.items()))
+
+
+def _named_again(digests, place) -> dict:
+    """{file: the one that is kept} of those whose name and bytes are those of another folder's, nearer to the top.
+
+    digests: {path: that of its bytes}. ValueError where the bytes under one name differ."""
+    kept, again = {}, {}
+    for name in sorted(digests, key=lambda name: (name.count("/"), name)):
+        first = kept.setdefault(name.rsplit("/", 1)[-1], name)
+        if digests[first] != digests[name]:
+            raise ValueError(
+                f"{place} holds {first!r} and {name!r}: the same name, and other pictures; remove one of them"
+            )
+        if first != name:
+            again[name] = first
+    return again
 
 
 def _digest(source):

@@ -180,6 +180,8 @@ def _parse(entry):
     match = re.fullmatch(r"(train|val|test)/(\d+)--[^/\\\0]+/[^/\\\0]+", name)
     if not match or ".." in name.split("/"):
         raise ValueError("file_name should be as train/0--Parade/….jpg, under train/, val/ or test/")
+    if name != name.encode(errors="replace").decode():
+        raise ValueError("file_name holds half a character, which no file's name can")
     if not 0 <= scene < len(EVENTS):
         raise ValueError(f"scene_id {scene} is unknown: it should be 0 to {len(EVENTS) - 1}")
     event = int(match[2])
