@@ -13,6 +13,7 @@ MODULES = (
     "adversaries", "matching", "balancing", "priors", "debias", "train", "teachers", "evaluate", "bias_tables",
     "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias_skew", "bias", "resolution", "profiles",
     "settings", "runs", "sweep", "results", "findings", "words", "ranking", "literature", "plots", "bias_plots", "report",
+    "publish",
 )  # fmt: skip
 
 

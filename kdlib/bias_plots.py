@@ -16,7 +16,8 @@ def heat_map(disparities, classes, *, note, level=0.05):
     """Class × model: disparities maps a model's name to (seeds, K). Colour: the mean over seeds; a dot, where disparities
     have a sign: it differs from 0 over seeds (t-test, Benjamini and Hochberg over all cells). Classes that no model has
     a disparity in are left out."""
-    signed = any((values < 0).any() for values in disparities.values())
+    every = np.concatenate(list(disparities.values()))
+    signed = (every < 0).any()
     means = np.array([_mean(values) for values in disparities.values()])
     p_values = np.array([t_test(values) for values in disparities.values()])
     adjusted = benjamini_hochberg(p_values.ravel()).reshape(p_values.shape)
@@ -35,7 +36,7 @@ def heat_map(disparities, classes, *, note, level=0.05):
                 ink = "white" if abs(value) > 0.6 * most else "#222222"
                 sure = "•" if signed and adjusted[row, column] < level else ""
                 axis.text(column, row, f"{value:.2f}{sure}", ha="center", va="center", fontsize=7, color=ink)
-    drawing.colorbar(image, ax=axis, label=disparity_label(np.concatenate(list(disparities.values()))))
+    drawing.colorbar(image, ax=axis, label=disparity_label(every))
     dots = f" •: differs from 0 over seeds, t-test, adjusted for all cells, p < {level:g}."
     return caption(drawing, note + (dots if signed else ""))
 

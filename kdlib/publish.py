@@ -35,13 +35,14 @@ def publish(profile) -> Path:
         shutil.copy(file, target)
     record = runs.stored_record(table["key"].iloc[0])
     versions = " · ".join(f"{name} {version}" for name, version in record["versions"].items())
-    short, details = _short(profile, table)
+    said = words.in_words(table)
+    short, details = _short(profile, table, said)
     parts = [
         f"# Profile {profile}, as run",
         f"Command: `make all PROFILE={profile}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
         f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
         f"Versions: {versions}.",
-        words.in_words(table),
+        said,
         *details,
         *(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in figures),
         "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
@@ -54,7 +55,7 @@ def publish(profile) -> Path:
     return target
 
 
-def _short(profile, table):
+def _short(profile, table, said):
     """(what README shows of the profile, the parts that its own page has beside words, figures and the whole table)."""
     if (table["data"] == "cifar100").any():
         about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
@@ -67,7 +68,7 @@ def _short(profile, table):
         short = _ranked(profile, table)
         return short, [f"## Debiasers ranked\n\n{short}"]
     shown = results.readable(table[table["lam"] == 0])
-    return markdown(shown[list(SHORT)]) + "\n\n" + words.in_words(table), []
+    return markdown(shown[list(SHORT)]) + "\n\n" + said, []
 
 
 def _ranked(profile, table):

@@ -71,14 +71,13 @@ def _inflation(table, methods):
         below += int((rows["vs_teacher_inflation_high"] < 0).sum())
         networks += len(rows)
     seeds = max(test["n"] for test in alone.values())
-    both = [(_verdicts(alone)[0][sign], _verdicts(fair)[0][sign]) for sign in (1, -1)]
-    more, less = ([name for name in one if name in other] for one, other in both)
-    grown, shrunk = (_verdicts(teacher)[0][sign] for sign in (1, -1))
+    (grown, teacher_says), (changed, alone_says), (agreed, fair_says) = map(_verdicts, (teacher, alone, fair))
+    more, less = ([name for name in changed[sign] if name in agreed[sign]] for sign in (1, -1))
     text = (
-        f"**Does distillation inflate bias?** *Against its own, larger teacher*, MAD {_verdicts(teacher)[1]}. Of {networks} "
+        f"**Does distillation inflate bias?** *Against its own, larger teacher*, MAD {teacher_says}. Of {networks} "
         f"networks the interval over test pictures lies above zero for {above} and below for {below}. *Against the same "
-        f"student trained alone*, which is what distillation itself does, MAD {_verdicts(alone)[1]}; {measure}, which "
-        f"does not fall because a student is more accurate, {_verdicts(fair)[1]}. "
+        f"student trained alone*, which is what distillation itself does, MAD {alone_says}; {measure}, which "
+        f"does not fall because a student is more accurate, {fair_says}. "
     )
     if more:
         text += f"Distillation itself adds bias here with {listed(more)}. "
@@ -86,7 +85,9 @@ def _inflation(table, methods):
         text += f"Distillation itself takes bias away here with {listed(less)}. "
     if not more and not less:
         text += "That distillation itself adds bias or takes it away is not shown here" + (
-            ": what is shown against the teacher may come with the smaller network alone. " if grown or shrunk else ". "
+            ": what is shown against the teacher may come with the smaller network alone. "
+            if grown[1] or grown[-1]
+            else ". "
         )
     if left_out:
         text += f"Not looked at, being degenerate in a seed: {left_out}. "

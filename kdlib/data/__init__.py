@@ -4,8 +4,8 @@ A prepared set is cached in the data folder as `<name>.npz` with a manifest `<na
 SHA-256); a cache that does not match its manifest is rebuilt, never half-read. Images that are memory-mapped stay in
 the file that `pictures.py` wrote. To add a source, write one file with a function(**options) -> Dataset, whose docstring
 says what the data are, and name both in SOURCES; where its module has a function `stamp(**options)`, the set is
-prepared again when what it returns (JSON-able) changes; None says that
-the originals are gone, and that what was prepared from them stands."""
+prepared again when what it returns (JSON-able) changes; None says that the originals are gone, and that what was
+prepared from them stands."""
 
 import csv
 import functools
