@@ -357,17 +357,20 @@ PROFILES = {
     ),
     "cifar100s_debiasing": Profile(
         name="cifar100s_debiasing",
-        about="CIFAR-100's 20 coarse classes, half of them in grey, small networks, four debiasers: hours on two cores",
+        about="CIFAR-100's 20 coarse classes, half of them in grey, small networks, four debiasers: an hour on two cores",
         settings=dict(
             data="cifar100s",
             data_options="labels=coarse",
-            epochs=20,  # after 5 a plain student names too few of the test pictures of its rare groups to be of use
-            lr=0.2,  # of .1, .2, .4 on validation with fine labels, for the student alone; for the teacher, of .1 and .2
-            batch_size=128,
-            teacher_epochs=20,
-            teacher_lr=0.2,
-            test_every=10,
-            ramp=2,  # KD++ warms up over 20 of 240 epochs as published, CTKD over 10
+            # leaves 225 pictures in a class's rare domain, as CIFAR-10S 250; of the usual .95 a plain student of this size
+            # names so few of them that its accuracy is hardly above that of telling the domains apart
+            skew=0.9,
+            epochs=12,
+            lr=0.1,  # of .05, .1, .2 on validation with fine labels, scaled to this batch size
+            batch_size=64,  # RKD's angles cost by the cube of it
+            teacher_epochs=12,
+            teacher_lr=0.1,
+            test_every=4,
+            ramp=1,  # KD++ warms up over 20 of 240 epochs as published, CTKD over 10
             precision="float32",  # bfloat16 does not pay for networks of this size
             device="cpu",
         ),
@@ -375,7 +378,7 @@ PROFILES = {
         methods=("ckd", "rkd", "ctkd", "kdpp"),
         debias={
             "adversary_conditional": (2.0,),
-            "balanced_teacher": (0.5, 1.0),
+            "balanced_teacher": (0.5, 1.0, 1.5),
             "domain_independent": (0.0,),
             "resample": (0.0,),
         },
