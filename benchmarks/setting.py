@@ -45,7 +45,8 @@ class Setup:
     def bank(self, images=None):
         images = images or self.images
         teacher = models.fast_layout(self.network(self.teacher_name)).requires_grad_(False)
-        return teachers.TeacherBank(teacher, images, number_of_views(self.padding, True))
+        views = number_of_views(self.padding, True)
+        return teachers.TeacherBank(teacher, images, views, precision=self.precision)
 
     def student(self):
         return models.fast_layout(self.network(self.student_name))

@@ -138,7 +138,7 @@ class Ours:
 
     def evaluation_ms(self):
         """Milliseconds an image of an evaluation."""
-        work = lambda: evaluate.predict(self.student, self.setup.images)  # noqa: E731
+        work = lambda: evaluate.predict(self.student, self.setup.images, precision=self.setup.precision)  # noqa: E731
         work()
         return statistics.median(clock(work, self.setup.device) for _ in range(5)) / len(self.setup.images)
 
@@ -177,7 +177,7 @@ def _bare_step(setup):
 
     def step():
         model.zero_grad(set_to_none=True)
-        with torch.autocast(setup.device, torch.bfloat16, enabled=setup.precision == "bfloat16"):
+        with models.in_precision(setup.precision, setup.device):
             logits = model(images).logits
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
 

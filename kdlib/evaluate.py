@@ -6,12 +6,13 @@ import time
 import numpy as np
 import torch
 
-from kdlib.models import Output
+from kdlib.models import Output, in_precision
 
 
 @torch.no_grad()
-def predict(model, images, *, batch_size=None) -> Output:
-    """Output of float32 tensors for all N images of an augment.Images, without augmentation, on its device.
+def predict(model, images, *, batch_size=None, precision="float32") -> Output:
+    """Output of float32 tensors for all N images of an augment.Images, without augmentation, on its device. precision: that
+    of the forward pass, float32 or bfloat16.
 
     Every forward pass is of `batch_size` images (default: `images.at_a_time`), the last one filled up: on a CPU another
     number can mean another kernel, and other last bits."""
@@ -19,7 +20,9 @@ def predict(model, images, *, batch_size=None) -> Output:
     outputs, size = [], batch_size or images.at_a_time
     for start in range(0, len(images), size):
         batch = images.plain(start, start + size)
-        outputs.append(model(torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])))
+        filled = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
+        with in_precision(precision, images.device):
+            outputs.append(model(filled))
     return Output(*(torch.cat(part)[: len(images)].float() for part in zip(*outputs, strict=True)))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from kdlib import bias, data, debias, evaluate, machine, methods, models, paths, teachers
 from kdlib.augment import Images, number_of_views
-from kdlib.settings import WEIGHTS, Run, as_run, load_data, precision_line, published_checkpoint
+from kdlib.settings import WEIGHTS, Run, as_run, fingerprint, load_data, precision_line, published_checkpoint
 from kdlib.train import train
 
 __all__ = ["Run", "as_run", "class_means", "history", "load_model", "on_device", "predictions", "run", "stored",
@@ -115,6 +115,11 @@ def on_device(settings, split, *, device=None) -> Images:
 
 def _train(this, log, checkpoint_seconds):
     dataset, teacher = this.load_data(), this.teacher_run()
+    if dataset.fingerprint != fingerprint(this.data, this.skew, this.data_options, paths.data_folder()):
+        raise ValueError(
+            f"data set {this.data} has changed since this process first looked at it, and its runs are named after what it "
+            "was: start the process, or the notebook's kernel, again"
+        )
     classes = len(dataset.classes)
     images = {name: on_device(this, name) for name in dataset.splits}
     labels = {name: torch.from_numpy(split.labels).to(this.device) for name, split in dataset.splits.items()}
@@ -146,7 +151,7 @@ def _train(this, log, checkpoint_seconds):
         def validate(epoch):
             look = epoch % this.test_every == 0 or epoch == this.epochs
             names = ("val", "test") if look else ("val",)
-            logits = {name: evaluate.predict(model, images[name]).logits for name in names}
+            logits = {name: evaluate.predict(model, images[name], precision=this.precision).logits for name in names}
             figures = {f"{name}_accuracy": evaluate.accuracy(logits[name], labels[name]) for name in names}
             seen = {"val_mad": _mad(dataset, dataset.val, logits["val"].argmax(1).cpu().numpy())}
             return {"test_accuracy": float("nan")} | figures | seen
@@ -219,7 +224,8 @@ def _finish(this, dataset, model, images, rows, unseen=None):
         metrics[name] = performance | figures | performance  # accuracy is that on the classes as they are
     counted = {name: len(arrays[f"{name}_labels"]) for name in ("val", "test")}
     # as papers report it, to be set beside theirs; never used here
-    metrics["test_accuracy_best_epoch"] = float(np.nanmax([row["test_accuracy"] for row in rows]))
+    looks = [row["test_accuracy"] for row in rows] + [metrics["test"]["accuracy"]]
+    metrics["test_accuracy_best_epoch"] = float(np.nanmax(looks))
     teacher = this.teacher_run()
     if teacher is not None:
         teacher_predicted = predictions(teacher)["test_logits"].argmax(1)
@@ -306,9 +312,9 @@ def _bank(teacher, runs_folder):
     model = models.fast_layout(load_model(teacher).to(teacher.device)).requires_grad_(False)
     # two banks are kept in each of a few processes
     host = machine.memory() // 8
-    memory = {"budget": host}
+    memory = {"budget": host, "precision": teacher.precision}
     if teacher.device.startswith("cuda"):
-        memory = {"budget": torch.cuda.mem_get_info(teacher.device)[0] // 8, "spill": host}
+        memory |= {"budget": torch.cuda.mem_get_info(teacher.device)[0] // 8, "spill": host}
         if teacher.precision == "bfloat16":  # eight times finer than the student's own arithmetic
             memory["dtype"] = torch.float16
     return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), **memory)

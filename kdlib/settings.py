@@ -251,6 +251,12 @@ def _check_network(name, weights):
 
 
 @functools.cache
+def fingerprint(name, skew, data_options, data_folder):
+    """The fingerprint of a data set as this process first saw it: where it is thousands of files, a look takes long."""
+    return load_data(name, skew, data_options).fingerprint
+
+
+@functools.cache
 def _key(run, data_folder):
     teacher = run.teacher_run()
     settings = {
@@ -261,9 +267,11 @@ def _key(run, data_folder):
     content = {
         "results": RESULTS,
         "settings": settings,
-        "data": run.load_data().fingerprint,
+        "data": fingerprint(run.data, run.skew, run.data_options, data_folder),
         "teacher": teacher and teacher.key,
     }
+    if run.precision == "bfloat16":
+        content["bfloat16"] = 1  # of teachers' outputs and of the looks at val too
     if run.debias in debias.REVISIONS:
         content["debiaser"] = debias.REVISIONS[run.debias]
     if run.weights == "published":

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from kdlib import paths
-from kdlib.models import Output
+from kdlib.models import Output, in_precision
 
 
 def class_means(embeddings, labels, num_classes) -> torch.Tensor:
@@ -67,11 +67,22 @@ class TeacherBank:
     Every run of a sweep that uses this teacher shares one bank. An epoch's outputs are looked up, and those that are missing
     computed, before its first step: no step waits for the device. Each forward pass is of the same number of images, since
     on a CPU another number can mean another kernel and other last bits: in float32 an output does not depend on which run
-    asked first, on its batch size, or on whether it was kept."""
+    asked first, on its batch size, or on whether it was kept. `precision`: of the forward passes, as of the student's."""
 
-    def __init__(self, teacher, images, num_views, *, budget=6 << 30, spill=0, dtype=torch.float32, log=print):
+    def __init__(
+        self,
+        teacher,
+        images,
+        num_views,
+        *,
+        budget=6 << 30,
+        spill=0,
+        dtype=torch.float32,
+        precision="float32",
+        log=print,
+    ):
         self.teacher, self.images, self.num_views = teacher.eval(), images, num_views
-        self.dtype, self.log = dtype, log
+        self.dtype, self.precision, self.log = dtype, precision, log
         self.room = [[images.device, budget], [torch.device("cpu"), spill]]  # bytes that are left
         entries = len(images) * num_views
         self.shelves = {
@@ -112,7 +123,8 @@ class TeacherBank:
         size = self.images.at_a_time
         whole = torch.cat([entries, entries[-1:].expand(-len(entries) % size)])  # filled up with the last one
         pieces = list((whole // self.num_views).split(size))
-        outputs = [self.teacher(inputs) for _, inputs in self.images.batches(pieces, whole % self.num_views)]
+        with in_precision(self.precision, self.images.device):
+            outputs = [self.teacher(inputs) for _, inputs in self.images.batches(pieces, whole % self.num_views)]
         return Output(*(torch.cat(part)[: len(entries)].float() for part in zip(*outputs, strict=True)))
 
     def _keep(self, shelf, entries, values):

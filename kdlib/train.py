@@ -10,6 +10,7 @@ import torch
 from kdlib import paths
 from kdlib.augment import draw_order, draw_views, number_of_views
 from kdlib.debias import Batch, Debiaser
+from kdlib.models import in_precision
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("one_cycle", "step", "step_rkd", "step_quarters", "constant")
@@ -101,7 +102,7 @@ def train(
             if debiaser.teacher and teacher is not None:
                 teacher = debiaser.teacher(teacher, batch)
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with in_precision(precision, device):
                 output = (forward or model)(inputs)
                 if debiaser.select:
                     output = debiaser.select(output, batch)

@@ -22,7 +22,7 @@ def folders(tmp_path, monkeypatch, shared_data):
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.delenv("KDLIB_SMOKE", raising=False)
-    for cache in (settings._key, runs._images, runs._bank):  # they outlive a test's folders
+    for cache in (settings._key, settings.fingerprint, runs._images, runs._bank):  # they outlive a test's folders
         cache.cache_clear()
     return tmp_path
 

@@ -113,6 +113,18 @@ def test_fields_added_later_leave_old_keys_as_they_were(tiny):
     }, "a new field belongs in ADDED, or every key changes"  # fmt: skip
 
 
+def test_the_data_are_looked_at_once_for_all_keys_and_never_trained_on_under_an_older_name(tiny, monkeypatch):
+    looks = []
+    monkeypatch.setattr(data, "load", lambda name, **options: looks.append(name) or tiny)
+    assert len({Run(**SMALL, seed=seed).key for seed in range(5)}) == 5
+    assert looks == ["digits_s"]
+    changed = dataclasses.replace(tiny, fingerprint="another")
+    monkeypatch.setattr(data, "load", lambda name, **options: changed)
+    with pytest.raises(ValueError, match="digits_s has changed since this process first looked at it"):
+        run(Run(**SMALL, method="scratch"), log=list)
+    assert not list(paths.runs_folder().rglob("record.json"))
+
+
 def test_options_of_the_data_are_one_setting_however_they_are_spelt(digits):
     spellings = "skew=0.9, size=12", "size = 12,skew=.90", "seed=0, skew=0.9, size=12"
     keys = {Run(**SMALL, data_options=text).key for text in spellings}

@@ -63,6 +63,39 @@ def test_precision_is_decided_and_said(has_it, data, expected, monkeypatch):
     assert (settings.precision_line(asked), asked.resolved().precision) == ("", "float32")
 
 
+def test_a_run_in_bfloat16_has_its_teacher_and_its_looks_in_it_and_its_result_in_float32(tiny, monkeypatch):
+    asked, original = [], evaluate.predict
+
+    def predict(model, images, **options):
+        asked.append((len(images), options.get("precision", "float32")))
+        return original(model, images, **options)
+
+    run = runs.Run(**SMALL, precision="bfloat16").resolved()
+    runs.run(run.teacher_run(), log=list)
+    monkeypatch.setattr(evaluate, "predict", predict)
+    record = runs.run(run, log=list)
+    looks, results = [(60, "bfloat16"), (100, "bfloat16")] * 2, [(60, "float32"), (100, "float32")]
+    assert asked == looks + results
+    assert runs._bank(run.teacher_run(), sweep.paths.runs_folder()).precision == "bfloat16"
+    with torch.no_grad():
+        plain = runs.load_model(run)(runs.on_device(run, "test").plain(0, 100)).logits
+    np.testing.assert_allclose(runs.predictions(run)["test_logits"], plain, rtol=1e-4, atol=1e-5)
+    assert record["metrics"]["test_accuracy_best_epoch"] >= record["metrics"]["test"]["accuracy"]
+
+
+def test_predictions_in_bfloat16_are_those_of_the_network_under_autocast(digits):
+    torch.manual_seed(0)
+    model = models.build_model("convnet_8", 10).eval()
+    images = Images(digits.test.images[:64], digits.mean, digits.std)
+    found, exact = evaluate.predict(model, images, precision="bfloat16"), evaluate.predict(model, images)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        plain = model(images.plain(0, 64))
+    for name in Output._fields:
+        assert getattr(found, name).dtype == torch.float32
+        assert torch.equal(getattr(found, name), getattr(plain, name).float())
+        assert not torch.equal(getattr(found, name), getattr(exact, name))
+
+
 def test_a_run_and_a_sweep_say_their_precision_once(tiny):
     lines = []
     first, *others = [runs.Run(**SMALL, method=method) for method in ("scratch", "ckd", "rkd")]

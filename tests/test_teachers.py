@@ -78,18 +78,30 @@ def joined(outputs):
     return torch.cat([output.logits for output in outputs]), torch.cat([output.embedding for output in outputs])
 
 
-@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-6), (torch.float16, 2**-11)])
-def test_bank_equals_the_plain_teacher_whoever_asked_first(dtype, rounding):
-    kept, (images, teacher) = bank(dtype=dtype), images_and_teacher()
+@pytest.mark.parametrize(
+    ("dtype", "precision", "rounding"),
+    [(torch.float32, "float32", 1e-6), (torch.float16, "float32", 2**-11), (torch.float32, "bfloat16", 2**-8)],
+)
+def test_bank_equals_the_plain_teacher_whoever_asked_first(dtype, precision, rounding):
+    kept, (images, teacher) = bank(dtype=dtype, precision=precision), images_and_teacher()
     asked = set()
     for pieces, view in [*epochs(6), *epochs(8)]:  # the first six come again
         for piece, shown, output in zip(pieces, view.split((5, 4, 3)), kept.batches(pieces, view), strict=True):
-            with torch.no_grad():
+            with torch.no_grad(), models.in_precision(precision, "cpu"):
                 plain = teacher.eval()(images.views(piece, shown))
-            torch.testing.assert_close(output.logits, plain.logits, rtol=rounding, atol=1e-6)
-            torch.testing.assert_close(output.embedding, plain.embedding, rtol=rounding, atol=1e-6)
+            for ours, expected in zip(output, plain, strict=True):
+                scale = expected.float().abs().max().item() if precision == "bfloat16" else 0
+                torch.testing.assert_close(ours, expected.float(), rtol=rounding, atol=max(1e-6, rounding * scale))
         asked |= set(zip(torch.cat(pieces).tolist(), view.tolist(), strict=True))
     assert kept.forwards == kept.shelves["logits"].used == len(asked) < 96
+
+
+def test_a_bank_computes_in_the_precision_that_it_is_asked_for():
+    (pieces, view), *_ = epochs(1)
+    full, half = (joined(bank(precision=precision).batches(pieces, view)) for precision in ("float32", "bfloat16"))
+    for one, other in zip(full, half, strict=True):
+        assert not torch.equal(one, other)
+        assert (one - other).abs().max() < 2**-6 * one.abs().max()
 
 
 def test_a_second_pass_costs_no_forward():

@@ -15,11 +15,11 @@ import operator
 
 from . import convnet, mobilenetv2, resnet, resnet_imagenet, shufflenetv1, shufflenetv2, vgg, wrn
 from .checkpoint import load_checkpoint
-from .common import Output, fast_layout, get_head, set_head
+from .common import Output, fast_layout, get_head, in_precision, set_head
 from .compiling import compiled_if_it_works
 
 __all__ = ["FAMILIES", "Output", "build_model", "compiled_if_it_works", "fast_layout", "get_head", "imagenet_file",
-           "load_checkpoint", "names", "set_head"]  # fmt: skip
+           "in_precision", "load_checkpoint", "names", "set_head"]  # fmt: skip
 
 FAMILIES = {
     "resnet": resnet.MODELS,

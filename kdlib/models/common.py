@@ -36,6 +36,11 @@ def set_head(model: nn.Module, head: nn.Module) -> nn.Module:
     return model
 
 
+def in_precision(precision, device):
+    """A context in which networks compute in `precision`, float32 or bfloat16 (autocast: losses keep to float32)."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def fast_layout(model: nn.Module) -> nn.Module:
     """The model with its convolutions in channels_last, a third faster on CPUs and GPUs, where that is safe.
 

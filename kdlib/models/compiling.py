@@ -9,6 +9,8 @@ import time
 
 import torch
 
+from .common import in_precision
+
 
 def compiled(model, **options):
     """A callable that gives what `model(images)` gives. Networks of one shape share what was compiled, whatever their weights.
@@ -30,7 +32,7 @@ def compiled_if_it_works(model, images, *, precision, log=print, **options):
     began, twin = time.monotonic(), copy.deepcopy(model).train()
     try:
         with torch.random.fork_rng():
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            with in_precision(precision, images.device):
                 output = compiled(twin, **options)(images)
             sum(part.float().sum() for part in output).backward()
     except Exception as error:  # compilers fail in many ways
