@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -36,6 +37,12 @@ class Side:
             self.process.join(10)
             what = f"{self.kind} ended while it was asked for {name}, exit code {self.process.exitcode}"
             raise RuntimeError(what) from error
+
+    @staticmethod
+    def ask_all(sides, name):
+        """The answers of all sides, which work at the same time."""
+        with ThreadPoolExecutor(len(sides)) as threads:
+            return list(threads.map(lambda side: side.ask(name), sides))
 
     def __enter__(self):
         return self

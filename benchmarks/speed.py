@@ -1,10 +1,12 @@
 """Our training loop against the plain one, by turns: `make bench`, or `python -m benchmarks.speed --help`.
 
 Writes reports/bench/cpu.json or cuda.json, and a figure of it. Each loop has its own process and trains a segment of some
-steps when it is its turn; a time is the median over segments, after one that is not counted. The workers of the plain loop
-fill their queue before its time is taken, and rest in ours."""
+steps when it is its turn; a time is the median over segments, after one that is not counted. So do several
+of ours at once, with one thread each on a CPU, as a sweep trains. The workers of the plain loop fill their queue before its
+time is taken, and rest in ours."""
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -21,10 +23,11 @@ from kdlib import paths, runs
 TEST_IMAGES, TRAINING_IMAGES = 10_000, 50_000  # for the cost of evaluation, as in CIFAR
 
 
-def measure(plain, ours, pair, method, segments) -> dict:
-    """One row: the plain loop, ours with a filled and with an empty bank, and the bare student, by turns."""
-    plain.ask("prepare", method)
-    ours.ask("prepare", method)
+def measure(plain, ours, several, pair, method, segments) -> dict:
+    """One row: the plain loop, ours with a filled and with an empty bank, `several` of ours at once, and the bare student, by
+    turns."""
+    for side in (plain, ours, *several):
+        side.ask("prepare", method)
     kinds = {"plain_ms": plain, "ours_ms": ours, "first_epoch_ms": ours, "limit_ms": ours}
     if ours.ask("compiled"):
         kinds["eager_ms"] = ours
@@ -35,12 +38,14 @@ def measure(plain, ours, pair, method, segments) -> dict:
             taken[name] = side.ask(name)
             if side is plain:
                 time.sleep(0.3)  # its workers fill their queue again
+        taken["at_once_ms"] = statistics.mean(Side.ask_all(several, "ours_ms")) / len(several)
         rounds.append(taken)
     del rounds[0]
     row = {"pair": pair, "method": method} | ours.ask("about")
-    row |= {name: statistics.median(taken[name] for taken in rounds) for name in kinds}
+    row |= {name: statistics.median(taken[name] for taken in rounds) for name in rounds[0]}
     row["ratio"] = row["plain_ms"] / row["ours_ms"]
     row["ratio_of_each_segment"] = [taken["plain_ms"] / taken["ours_ms"] for taken in rounds]
+    row["at_once"], row["at_once_ratio"] = len(several), row["plain_ms"] / row["at_once_ms"]
     row["first_epoch_ratio"] = row["plain_ms"] / row["first_epoch_ms"]
     row["over_limit"] = row["ours_ms"] / row["limit_ms"]
     for name in ("plain", "ours"):
@@ -57,7 +62,9 @@ def line(row) -> str:
     """A row in a line."""
     return (
         f"{row['pair']} {row['method']}: plain {row['plain_ms']:.0f} ms, ours {row['ours_ms']:.0f} ms, ratio "
-        f"{row['ratio']:.2f}; first epoch {row['first_epoch_ratio']:.2f}; {row['over_limit']:.2f} of the bare student"
+        f"{row['ratio']:.2f}; {row['at_once']} at once {row['at_once_ratio']:.2f} each; first epoch "
+        f"{row['first_epoch_ratio']:.2f}; {row['over_limit']:.2f} of the bare student; evaluation "
+        f"{row['evaluation_share']:.3f} of an epoch"
     )
 
 
@@ -84,21 +91,21 @@ def main():
     torch.set_num_threads(chosen.threads)
     found = about(chosen.device, chosen.threads) | {"steps": chosen.steps, "segments": chosen.segments, "rows": []}
     target = paths.reports_folder() / "bench" / f"{chosen.device}.json"
+    at_once = 8 if chosen.device == "cuda" else os.cpu_count()
     for pair in chosen.pairs:
-        common = pair, chosen.device, chosen.steps, chosen.threads
-        with Side(Plain, *common) as plain, Side(Ours, *common) as ours:
+        common = pair, chosen.device, chosen.steps
+        with contextlib.ExitStack() as stack:
+            plain, ours = (stack.enter_context(Side(kind, *common, chosen.threads)) for kind in (Plain, Ours))
+            several = [stack.enter_context(Side(Ours, *common, 1)) for _ in range(at_once)]
             for method in chosen.methods:
-                row = measure(plain, ours, pair, method, chosen.segments)
+                row = measure(plain, ours, several, pair, method, chosen.segments)
                 found["rows"].append(row)
                 paths.write_json(target, found)
                 print(line(row), flush=True)
     found["scaling"] = sweeps.scaling(chosen.pairs[0], chosen.device, chosen.steps)
-    at_once = 8 if chosen.device == "cuda" else os.cpu_count()
-    found["together"] = sweeps.together(chosen.pairs[0], chosen.device, chosen.steps, at_once)
-    found["together"]["ratio"] = found["rows"][0]["plain_ms"] / found["together"]["ms_a_step_and_run"]
     paths.write_json(target, found)
     plot.save(found, target.with_suffix(""))
-    print(f"{at_once} runs at once: {found['together']['ratio']:.2f} times the plain loop, each -> {target}")
+    print(f"-> {target}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,9 @@
-"""What a sweep costs: against its number of runs, the size of the data and the number of classes, and runs side by side."""
+"""What a sweep costs: against its number of runs, the size of the data and the number of classes."""
 
 import itertools
-import multiprocessing
 import statistics
 
-import torch
-
 from benchmarks.setting import Setup
-from kdlib import machine, models
 
 
 def scaling(pair, device, steps):
@@ -47,34 +43,3 @@ def _one_run(setup, images=None):
         "ours_ms": later,
         "seconds_an_epoch": later * len(images) / setup.batch_size / 1000,
     }
-
-
-def together(pair, device, steps, count):
-    """Milliseconds a step and run of `count` runs at once, each in a process of its own: on a CPU with one thread each, as a
-    sweep trains."""
-    context = multiprocessing.get_context("spawn")
-    barrier, found = context.Barrier(count), context.Queue()
-    arguments = pair, device, steps, barrier, found
-    processes = [context.Process(target=_one_of_many, args=arguments) for _ in range(count)]
-    for process in processes:
-        process.start()
-    times = [found.get() for _ in processes]
-    for process in processes:
-        process.join()
-    return {"pair": pair, "runs": count, "ms_a_step_and_run": statistics.mean(times) / count}
-
-
-def _one_of_many(pair, device, steps, barrier, found):
-    torch.set_num_threads(1)
-    machine.keep_memory()
-    setup = Setup(pair, device, steps)
-    student, bank = setup.student(), setup.bank()
-    method, forward = setup.method("ckd", student, bank), None
-    if device != "cpu":
-        batch = setup.images.plain(0, setup.batch_size)
-        forward = models.compiled_if_it_works(student, batch, precision=setup.precision, log=lambda line: None)
-    for _ in range(2):
-        setup.ours(student, method, bank, forward=forward)
-    barrier.wait()
-    found.put(statistics.mean(setup.ours(student, method, bank, forward=forward) for _ in range(5)))
-    barrier.wait()
