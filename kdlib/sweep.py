@@ -7,6 +7,7 @@ import itertools
 import multiprocessing
 import os
 import queue
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -142,6 +143,13 @@ def _start_worker(lines):
     global _lines
     _lines = lines
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """A sweep that is killed leaves no worker behind; what a worker was at resumes from its checkpoint."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _work(chunk):

@@ -1,6 +1,13 @@
 """How a sweep is cut into pieces of work; that it runs, resumes and fails well is tested with the run store."""
 
-from kdlib import profiles, runs, sweep
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kdlib import paths, profiles, runs, sweep
 
 
 def grid(**changes):
@@ -33,3 +40,50 @@ def test_a_name_says_what_tells_runs_apart():
     assert sweep.name(run) == "ckd + critic λ 10, seed 1"
     run = runs.Run(method="kdpp", kd=3.5, nd=0.0, nesterov=True)
     assert sweep.name(run) == "kdpp, kd 3.5, nd 0, nesterov, seed 0"
+
+
+SWEEP = """
+from kdlib.sweep import sweep
+
+if __name__ == "__main__":
+    common = {"student": "convnet_4", "method": "scratch", "epochs": 100_000, "device": "cpu"}
+    sweep([common | {"seed": seed} for seed in range(2)], workers=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="processes are looked up in /proc")
+def test_a_killed_sweep_leaves_no_worker_behind(digits, tmp_path):
+    (tmp_path / "script.py").write_text(SWEEP)
+    process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path)
+    try:
+        wait_for(lambda: len(checkpoints()) == 2, "two workers that train")
+        workers = children(process.pid)
+        assert len(workers) >= 2
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not any(alive(worker) for worker in workers), "the workers to end")
+    assert len(checkpoints()) == 2, "what they were at can be resumed"
+
+
+def wait_for(condition, what, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def checkpoints():
+    return list(paths.runs_folder().rglob("checkpoint.pt"))
+
+
+def children(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def alive(pid):
+    """Whether the process runs: one that nobody waits for may stay as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
