@@ -23,7 +23,7 @@ def publish(profile) -> Path:
     source, target = report.folder(profile), paths.ROOT / "reports" / "published" / profile
     if not (source / "results.csv").exists():
         raise ValueError(f"no results in {source}: run make all PROFILE={profile} first")
-    table = pd.read_csv(source / "results.csv").copy()  # in one piece, so that columns can be added
+    table = pd.read_csv(source / "results.csv").copy()  # in one piece, as sweep.table's
     shutil.rmtree(target, ignore_errors=True)
     paths.make_folder(target)
     shutil.copy(source / "results.csv", target)

@@ -108,14 +108,12 @@ def in_common(table, chosen):
 def shifts(table, chosen) -> pd.DataFrame:
     """A row per method, debiaser and seed: what the debiaser, at the λ that validation chose, changes in test `accuracy` and
     `mad` against the same method without it, of the methods that every debiaser was trained with."""
-    at = at_choice(*in_common(table, chosen))
-    sides = [
-        part.set_index(["method", "seed"]) for part in (at[at["debias"] != "none"], select(students(table), **PLAIN))
-    ]
-    found = sides[0][["debias"]].copy()
-    for column in ("accuracy", "mad"):
-        found[column] = sides[0][f"test_{column}"] - sides[1][f"test_{column}"].reindex(found.index)
-    return found.reset_index()
+    at, plain = at_choice(*in_common(table, chosen)), select(students(table), **PLAIN)
+    found = []
+    for debias, own in at[at["debias"] != "none"].groupby("debias", sort=False):
+        differ = {column: _paired(own, plain, column) for column in ("accuracy", "mad")}
+        found.append(pd.DataFrame(differ).reset_index().assign(debias=debias))
+    return pd.concat(found)
 
 
 def hypervolume(accuracy, disparity, *, accuracy_from) -> float:
@@ -182,10 +180,15 @@ def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     )
 
 
-def _difference(one, other, column):
-    """Test `column` of rows `one` minus that of `other`, paired by method and seed: its mean over methods, by seed."""
+def _paired(one, other, column):
+    """Test `column` of rows `one` minus that of `other`, by method and seed."""
     sides = [part.set_index(["method", "seed"])[f"test_{column}"].astype(float) for part in (one, other)]
-    return (sides[0] - sides[1]).dropna().groupby("seed").mean()
+    return (sides[0] - sides[1]).dropna()
+
+
+def _difference(one, other, column):
+    """`_paired`, its mean over methods, by seed."""
+    return _paired(one, other, column).groupby("seed").mean()
 
 
 def _ranking_row(debias, found, p_value):

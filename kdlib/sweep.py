@@ -69,7 +69,7 @@ def table(settings) -> pd.DataFrame:
             metrics |= nested
         about = {name: record[name] for name in ("key", "teacher_key", "seconds", "commit", "device")}
         rows.append(record["settings"] | metrics | record["cost"] | about)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).copy()  # in one piece, so that columns can be added
 
 
 def _local(todo, workers, address, progress):
