@@ -101,7 +101,7 @@ def class_means(settings) -> torch.Tensor:
     this = as_run(settings).resolved()
     file, dataset = this.folder / "class_means.json", this.load_data()
     if not file.exists():
-        embedding = evaluate.predict(load_model(this), on_device(this, "train", device="cpu")).embedding
+        embedding = evaluate.predict(load_model(this).to(this.device), on_device(this, "train")).embedding
         teachers.write_means(file, teachers.class_means(embedding, dataset.train.labels, len(dataset.classes)))
     return teachers.read_means(file, num_classes=len(dataset.classes), dim=len(json.loads(file.read_text())["0"]))
 
