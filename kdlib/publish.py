@@ -74,7 +74,7 @@ def _short(profile, table, said):
 def _ranked(profile, table):
     """The debiasers at the λ that validation chose, ranked on test, and those that halve each method's bias: as notebook 08."""
     settings = profiles.profile(profile).grid()
-    chosen = ranking.choose(ranking.validation_bias(table))
+    chosen = ranking.choose(ranking.on_validation(table))
     constant = ranking.constant_accuracy(runs.as_run(settings[0]).load_data().test.labels)
     parts = ranking.ranking(table, chosen, accuracy_from=constant), ranking.halved(table, chosen)
     return "\n\n".join(markdown(part) for part in parts)

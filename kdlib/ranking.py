@@ -11,7 +11,7 @@ from kdlib import data, runs
 from kdlib.results import NAMES, PLAIN, changes, debiaser_name, interval, labelled, plus_minus, select, t_test
 
 HALVED_BY = "halved by (MAD, change of accuracy)"
-TOLERANCE = 0.01  # of validation accuracy, that a less biased λ may cost
+TOLERANCE = 0.01  # of accuracy on validation, that a less biased λ may cost
 
 
 def rare_group_gap(y_true, y_pred, group, rare) -> float:
@@ -26,27 +26,47 @@ def rare_group_gap(y_true, y_pred, group, rare) -> float:
     return float(right[~in_rare].mean() - right[in_rare].mean())
 
 
-def validation_bias(table) -> pd.DataFrame:
-    """The table with `val_bias`, what a λ is chosen by, and `criterion`, what that is: √U⁺ on validation where at least half of
-    the classes have two images in each group there, else the size of the rare group's gap, whichever way it points (U is
-    not defined by single images); with more than two groups MAD on validation (U is of two)."""
+def group_balanced_accuracy(y_true, y_pred, group) -> float:
+    """Accuracy where the groups of a class count alike: the mean over classes, each with its share of the images, of the mean
+    of its groups' recalls. A class without a known group counts with its recall.
+
+    y_true, y_pred, group: (N,), the group −1 where unknown."""
+    right, total = y_true == y_pred, 0.0
+    for label in np.unique(y_true):
+        own = y_true == label
+        groups = np.setdiff1d(group[own], [-1])
+        recalls = [right[own & (group == number)].mean() for number in groups] or [right[own].mean()]
+        total += own.mean() * np.mean(recalls)
+    return float(total)
+
+
+def on_validation(table) -> pd.DataFrame:
+    """The table with what a λ is chosen by: `val_balanced_accuracy`, which is `group_balanced_accuracy` on validation; `val_bias`,
+    and `criterion`, what that is: √U⁺ on validation where at least half of the classes have two images in each group there, else
+    the size of the rare group's gap, whichever way it points (U is not defined by single images); with more than two groups
+    MAD on validation (U is of two).
+
+    Validation is cut from training, so where training is skewed plain accuracy on it rewards the shortcut that debiasing is to
+    remove: on CIFAR-100 with planted grey, plain distillation has .45 there, .28 with the groups alike, and .29 on test."""
     dataset = runs.load_data(table["data"].iloc[0], *_data_options(table.iloc[0]))
     counts = {name: data.class_by_group(dataset.splits[name], dataset, merged=True) for name in ("train", "val")}
-    if len(dataset.groups) > 2:
-        return table.assign(val_bias=table["val_mad"].astype(float), criterion="MAD")
     there = counts["train"].any(axis=1)
-    if 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
-        return table.assign(val_bias=table["val_sqrt_u"].astype(float).clip(lower=0), criterion="√U⁺")
     tied = (counts["train"] == counts["train"][:, :1]).all(axis=1)
     rare = np.where(tied, -1, counts["train"].argmin(axis=1))
-    gaps = []
+    balanced, gaps = [], []
     for key in table["key"]:
         arrays = runs.stored_predictions(key)
-        labels, predicted = (
-            data.bias_labels(dataset, numbers) for numbers in (arrays["val_labels"], arrays["val_logits"].argmax(1))
-        )
-        gaps.append(abs(rare_group_gap(labels, predicted, arrays["val_group"], rare)))
-    return table.assign(val_bias=gaps, criterion="rare group's gap")
+        labels, predicted, group = arrays["val_labels"], arrays["val_logits"].argmax(1), arrays["val_group"]
+        balanced.append(group_balanced_accuracy(labels, predicted, group))
+        labels, predicted = (data.bias_labels(dataset, numbers) for numbers in (labels, predicted))
+        gaps.append(abs(rare_group_gap(labels, predicted, group, rare)))
+    if len(dataset.groups) > 2:
+        bias, criterion = table["val_mad"].astype(float), "MAD"
+    elif 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
+        bias, criterion = table["val_sqrt_u"].astype(float).clip(lower=0), "√U⁺"
+    else:
+        bias, criterion = gaps, "rare group's gap"
+    return table.copy().assign(val_balanced_accuracy=balanced, val_bias=bias, criterion=criterion)
 
 
 def _data_options(row):
@@ -62,22 +82,23 @@ def students(table) -> pd.DataFrame:
 
 
 def choose(table, tolerance=TOLERANCE) -> pd.DataFrame:
-    """The λ of each method × debiaser, by a rule that reads validation alone: among the λ, 0 included, whose accuracy on
-    validation is within `tolerance` of the best of them, that of the least `val_bias`, both means over seeds; of equals, the
-    smallest. Columns method, debias, lam, candidates, criterion. A debiaser without strength has nothing to choose.
+    """The λ of each method × debiaser, by a rule that reads validation alone: among the λ, 0 included, whose
+    `val_balanced_accuracy` is within `tolerance` of the best of them, that of the least `val_bias`, both means over seeds; of
+    equals, the smallest. Columns method, debias, lam, candidates, criterion. A debiaser without strength has nothing to choose.
 
-    table: of `validation_bias`. NaN counts as the worst; ValueError where there is nothing else."""
+    table: of `on_validation`. NaN counts as the worst; ValueError where there is nothing else."""
     table = students(table)
     rows = []
     for (method, debias), own in table[table["debias"] != "none"].groupby(["method", "debias"], sort=False):
         if (own["lam"] > 0).any():
             own = pd.concat([select(table, **PLAIN, method=method), own])
-        means = own.groupby("lam")[["val_accuracy", "val_bias"]].mean()
+        means = own.groupby("lam")[["val_balanced_accuracy", "val_bias"]].mean()
         if len(means) > 1 and means["val_bias"].isna().all():
             raise ValueError(
                 f"no λ of {debias} on {method} can be chosen: validation has no bias figure (NaN for each)"
             )
-        near = means[means["val_accuracy"] >= means["val_accuracy"].max() - tolerance]["val_bias"].fillna(np.inf)
+        accuracy = means["val_balanced_accuracy"]
+        near = means[accuracy >= accuracy.max() - tolerance]["val_bias"].fillna(np.inf)
         criterion = own["criterion"].iloc[0] if len(means) > 1 else "no λ"
         rows.append(
             {"method": method, "debias": debias, "lam": float(near.idxmin()), "candidates": len(means), "criterion": criterion}

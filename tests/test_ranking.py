@@ -18,7 +18,7 @@ def row(
         "method": method, "debias": debias, "lam": lam, "seed": seed, "teacher_debias": "none", "teacher_lam": 0.0,
         "key": f"{method}{debias}{lam}{seed}", "teacher_key": f"t{seed}", "test_accuracy": accuracy, "test_mad": mad,
         "test_sqrt_u": mad, "test_degenerate": False, "criterion": "√U⁺",
-        "val_accuracy": accuracy if val_accuracy is None else val_accuracy, "val_bias": mad if val_bias is None else val_bias,
+        "val_balanced_accuracy": accuracy if val_accuracy is None else val_accuracy, "val_bias": mad if val_bias is None else val_bias,
     }  # fmt: skip
     return base | more
 
@@ -148,6 +148,27 @@ def test_one_debiaser_against_others():
     assert found["n"] == 3
 
 
+def test_group_balanced_accuracy_by_hand():
+    labels, group = np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 0, 1, 0, -1, -1, -1])
+    predicted = np.array([0, 0, 1, 1, 1, 0, 2, 0])  # recalls: 2/3 and 0; 1, its unknown left out; a half
+    expected = 0.5 * (2 / 3 + 0) / 2 + 0.25 * 1 + 0.25 * 0.5
+    assert ranking.group_balanced_accuracy(labels, predicted, group) == pytest.approx(expected)
+
+
+@given(st.integers(0, 10**6))
+def test_group_balanced_accuracy_is_accuracy_where_cells_are_alike_and_blind_to_how_often_a_group_comes(seed):
+    generator = np.random.default_rng(seed)
+    labels, group = (part.ravel() for part in np.meshgrid(np.arange(4), np.arange(3)))
+    labels, group = np.repeat(labels, 5), np.repeat(group, 5)
+    predicted = generator.integers(4, size=60)
+    balanced = ranking.group_balanced_accuracy(labels, predicted, group)
+    assert balanced == pytest.approx((labels == predicted).mean())
+    more = np.concatenate(
+        [np.arange(60), *[np.flatnonzero(group == 1)] * 3]
+    )  # one group four times as often, in each class
+    assert ranking.group_balanced_accuracy(labels[more], predicted[more], group[more]) == pytest.approx(balanced)
+
+
 def test_rare_group_gap_by_hand():
     rare = np.array([0, 1, -1])
     labels, group = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([1, 1, 0, 0, 0, 1, 1])
@@ -165,19 +186,22 @@ def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits,
     guesses[digits.val.group == rare[digits.val.labels]] = np.eye(10)[3]  # wrong wherever the group is rare, but for 3
     monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays | {"val_logits": guesses})
     table = pd.DataFrame([row(data="digits_s", skew=None, val_sqrt_u=-0.2)])
-    found = ranking.validation_bias(table).iloc[0]
+    found = ranking.on_validation(table).iloc[0]
     assert found["criterion"] == "rare group's gap"
     assert found["val_bias"] == pytest.approx(0.9)
+    assert found["val_balanced_accuracy"] == pytest.approx(0.55, abs=0.05), (
+        "right in the common half and in a tenth of the rare"
+    )
     turned = digits.val.group != rare[digits.val.labels]  # wrong wherever the group is common: as biased, the other way
     arrays["val_logits"] = np.where(turned[:, None], np.eye(10)[3], np.eye(10)[digits.val.labels])
     monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays)
-    assert 0.85 < ranking.validation_bias(table)["val_bias"].iloc[0] < 0.95
+    assert 0.85 < ranking.on_validation(table)["val_bias"].iloc[0] < 0.95
     monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
-    found = ranking.validation_bias(table).iloc[0]
+    found = ranking.on_validation(table).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
     many = dataclasses.replace(digits, groups=("a", "b", "c"))
     monkeypatch.setattr(runs, "load_data", lambda *options: many)
-    found = ranking.validation_bias(table.assign(val_mad=0.3)).iloc[0]
+    found = ranking.on_validation(table.assign(val_mad=0.3)).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("MAD", 0.3)
 
 
