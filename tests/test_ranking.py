@@ -18,7 +18,8 @@ def row(
         "method": method, "debias": debias, "lam": lam, "seed": seed, "teacher_debias": "none", "teacher_lam": 0.0,
         "key": f"{method}{debias}{lam}{seed}", "teacher_key": f"t{seed}", "test_accuracy": accuracy, "test_mad": mad,
         "test_sqrt_u": mad, "test_degenerate": False, "criterion": "√U⁺",
-        "val_balanced_accuracy": accuracy if val_accuracy is None else val_accuracy, "val_bias": mad if val_bias is None else val_bias,
+        "val_balanced_accuracy": accuracy if val_accuracy is None else val_accuracy,
+        "val_bias": mad if val_bias is None else val_bias,
     }  # fmt: skip
     return base | more
 
