@@ -273,7 +273,7 @@ def by_debiaser(shifts, *, note):
     seed, mad and accuracy. Dots: a method's mean over seeds; diamond: mean over methods and seeds, its bar Student's 95 %
     interval over seeds, whose values are means over methods."""
     order = shifts.groupby("debias")["mad"].mean().sort_values().index
-    drawing, axes = figure(1, 2, width=9.5, height=1.3 + 0.27 * len(order), sharey=True)
+    drawing, axes = figure(1, 2, width=9.5, height=1.5 + 0.27 * len(order), sharey=True)
     for axis, column, label in zip(axes, ("mad", "accuracy"), ("MAD", "accuracy"), strict=True):
         for place, debias in enumerate(order):
             own = shifts[shifts["debias"] == debias]
@@ -285,7 +285,7 @@ def by_debiaser(shifts, *, note):
         axis.set_xlabel(f"change of {label} on test")
         axis.xaxis.set_major_locator(MaxNLocator(6))
     axes[0].set_yticks(range(len(order)), [debiaser_name(debias) for debias in order], fontsize=8)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(order) - 0.4, -0.6)  # the first on top
     for method in _ordered(shifts["method"], COLOURS):
         axes[1].plot([], [], "o", color=colour_of(method), markersize=4, label=NAMES.get(method, method))
     axes[1].plot([], [], "D", color="#000000", markersize=5, label="mean over methods")
@@ -303,7 +303,8 @@ def strengths(points, *, floor, note):
         found = points[points["debias"] == debias] if debias != "none" else plain[:0]
         _strength(pair, found, plain, floor, "" if debias == "none" else debiaser_name(debias))
         pair[0].set_ylim(0, 1.15 * points["mad"].max() or 1)
-    axes[0, 1].legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=7, loc="lower left")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    axes[0, 1].legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=7, **beside)
     return caption(drawing, note + " Crossed out: degenerate in at least one seed.")
 
 
