@@ -11,7 +11,7 @@ KINDS = {  # column: what it is called, colour, marker
     "plain_ms": ("plain loop", PALETTE[3], "s"),
     "first_epoch_ms": ("ours, bank empty", PALETTE[1], "^"),
     "ours_ms": ("ours, bank filled", PALETTE[0], "o"),
-    "at_once_ms": ("several of ours at once, each", PALETTE[2], "D"),
+    "at_once_ms": ("ours, {at_once} runs at once, each", PALETTE[2], "D"),
     "limit_ms": ("student alone: forward and backward", PALETTE[7], "|"),
 }
 
@@ -19,16 +19,18 @@ KINDS = {  # column: what it is called, colour, marker
 def draw(found):
     """A Figure of what `benchmarks.speed` found."""
     rows = found["rows"]
-    drawing, (times, runs) = figure(1, 2, width=10, height=1.6 + 0.28 * len(rows), width_ratios=(3, 1))
+    drawing, (times, runs) = figure(1, 2, width=10, height=1.8 + 0.28 * len(rows), width_ratios=(3, 1))
     places = np.arange(len(rows))[::-1]
     for name, (label, colour, marker) in KINDS.items():
+        label = label.format(at_once=rows[0]["at_once"])
         times.plot([row[name] for row in rows], places, marker, color=colour, label=label, markersize=7)
     for row, place in zip(rows, places, strict=True):
         times.annotate(f" {row['ratio']:.1f} ×", (row["plain_ms"], place), xytext=(6, -3), textcoords="offset points")
     names = [f"{row['pair'].replace('->', ' → ')}, {NAMES.get(row['method'], row['method'])}" for row in rows]
     times.set_yticks(places, names, fontsize=8)
     times.set(xlabel="time per step (ms, log scale)", xscale="log")
-    times.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    times.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    times.set_ylim(-0.6, len(rows) - 0.4)
     times.xaxis.set_major_formatter(ScalarFormatter())
     times.xaxis.set_minor_formatter(NullFormatter())
     times.margins(x=0.15)
