@@ -11,7 +11,7 @@ KINDS = {  # column: what it is called, colour, marker
     "plain_ms": ("plain loop", PALETTE[3], "s"),
     "first_epoch_ms": ("ours, bank empty", PALETTE[1], "^"),
     "ours_ms": ("ours, bank filled", PALETTE[0], "o"),
-    "at_once_ms": ("ours, {at_once} runs at once, each", PALETTE[2], "D"),
+    "at_once_ms": ("ours, {at_once} runs at once: time per step and run", PALETTE[2], "D"),
     "limit_ms": ("student alone: forward and backward", PALETTE[7], "|"),
 }
 

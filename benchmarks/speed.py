@@ -2,8 +2,9 @@
 
 Writes reports/bench/cpu.json or cuda.json, and a figure of it. Each loop has its own process and trains a segment of some
 steps when it is its turn; a time is the median over segments, after one that is not counted. So do several
-of ours at once, with one thread each on a CPU, as a sweep trains. The workers of the plain loop fill their queue before its
-time is taken, and rest in ours."""
+of ours at once, with one thread each on a CPU, as a sweep trains: theirs is a time per step and run, so that its ratio
+compares the work that is done in the same time. The workers of the plain loop fill their queue before its time is taken, and
+rest in ours."""
 
 import argparse
 import contextlib
@@ -62,7 +63,7 @@ def line(row) -> str:
     """A row in a line."""
     return (
         f"{row['pair']} {row['method']}: plain {row['plain_ms']:.0f} ms, ours {row['ours_ms']:.0f} ms, ratio "
-        f"{row['ratio']:.2f}; {row['at_once']} at once {row['at_once_ratio']:.2f} each; first epoch "
+        f"{row['ratio']:.2f}; {row['at_once']} at once {row['at_once_ratio']:.2f}; first epoch "
         f"{row['first_epoch_ratio']:.2f}; {row['over_limit']:.2f} of the bare student; evaluation "
         f"{row['evaluation_share']:.3f} of an epoch"
     )

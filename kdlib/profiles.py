@@ -315,7 +315,7 @@ PROFILES = {
     ),
     "digits_confirmation": Profile(
         name="digits_confirmation",
-        about="four debiasers on the third of the digits that nothing was tested on, with new seeds: minutes on two cores",
+        about="four debiasers on the third of the digits that nothing was tested on, with new seeds: ten minutes on two cores",
         # the rule that chooses λ was mended after a look at other tests (LOG): here it was fixed before anything was run
         settings=QUICK | dict(data_options="fold=2"),
         pairs=(("convnet_32", "convnet_8"),),
@@ -372,7 +372,7 @@ PROFILES = {
     ),
     "cifar100s_debiasing": Profile(
         name="cifar100s_debiasing",
-        about="CIFAR-100's 20 coarse classes, half of them in grey, small networks, four debiasers: an hour on two cores",
+        about="CIFAR-100's 20 coarse classes, half of them in grey, small networks, four debiasers: over an hour on two cores",
         settings=dict(
             data="cifar100s",
             data_options="labels=coarse",

@@ -29,6 +29,16 @@ class Here:
         return getattr(self.side, name)(*arguments)
 
 
+class Fixed:
+    """A side whose steps take a known time."""
+
+    def __init__(self, milliseconds):
+        self.answers = {"prepare": None, "ours_ms": milliseconds}
+
+    def ask(self, name, *arguments):
+        return self.answers[name]
+
+
 @pytest.mark.parametrize("method", setting.METHODS)
 def test_the_plain_loops_loss_is_ours(method):
     torch.manual_seed(0)
@@ -47,12 +57,13 @@ def test_the_plain_loops_loss_is_ours(method):
 def test_a_row_the_scaling_the_figure_and_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(speed.time, "sleep", lambda seconds: None)
     plain, ours = Plain(setting.Setup(PAIR, "cpu", 2)), Ours(setting.Setup(PAIR, "cpu", 2))
-    several = [Here(Ours(setting.Setup(PAIR, "cpu", 2))) for _ in range(2)]
+    several = [Fixed(10.0), Fixed(20.0)]
     row = speed.measure(Here(plain), Here(ours), several, PAIR, "kdpp", segments=1)
     assert {"pair", "method", "plain_ms", "ours_ms", "ratio", "limit_ms", "plain_mb", "ours_mb", "images"} <= set(row)
     assert row["ratio"] == pytest.approx(row["plain_ms"] / row["ours_ms"])
     assert row["at_once"] == 2
-    assert row["at_once_ratio"] == pytest.approx(row["plain_ms"] / row["at_once_ms"])
+    assert row["at_once_ms"] == 7.5, "15 ms for a step of both"
+    assert row["at_once_ratio"] == pytest.approx(row["plain_ms"] / 7.5)
     assert set(row["plain_parts_ms"]) == {"data", "teacher", "student", "optimiser", "reading"}
     assert sum(row["ours_parts_ms"][part] for part in ("data", "teacher", "student", "optimiser")) == pytest.approx(
         row["ours_ms"]
