@@ -303,8 +303,8 @@ def strengths(points, *, floor, note):
         found = points[points["debias"] == debias] if debias != "none" else plain[:0]
         _strength(pair, found, plain, floor, "" if debias == "none" else debiaser_name(debias))
         pair[0].set_ylim(0, 1.15 * points["mad"].max() or 1)
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-    axes[0, 1].legend(*axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=7, **beside)
+    handles = axes[0, 0].get_legend_handles_labels()
+    axes[0, 1].legend(*handles, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return caption(drawing, note + " Crossed out: degenerate in at least one seed.")
 
 

@@ -6,8 +6,6 @@ import shutil
 from datetime import date
 from pathlib import Path
 
-import pandas as pd
-
 from kdlib import literature, paths, profiles, ranking, report, results, runs, sweep, words
 from kdlib.paths import replacing
 
@@ -23,7 +21,7 @@ def publish(profile) -> Path:
     source, target = report.folder(profile), paths.ROOT / "reports" / "published" / profile
     if not (source / "results.csv").exists():
         raise ValueError(f"no results in {source}: run make all PROFILE={profile} first")
-    table = pd.read_csv(source / "results.csv").copy()  # in one piece, as sweep.table's
+    table = report.read_results(profile)
     shutil.rmtree(target, ignore_errors=True)
     paths.make_folder(target)
     shutil.copy(source / "results.csv", target)

@@ -7,7 +7,8 @@ them, so it says what a debiaser could do, not what one would have got."""
 import numpy as np
 import pandas as pd
 
-from kdlib import data, runs
+from kdlib import bias, data, runs
+from kdlib.bias_tables import mean_of
 from kdlib.results import NAMES, PLAIN, changes, debiaser_name, interval, labelled, plus_minus, select, t_test
 
 HALVED_BY = "halved by (MAD, change of accuracy)"
@@ -31,13 +32,11 @@ def group_balanced_accuracy(y_true, y_pred, group) -> float:
     of its groups' recalls. A class without a known group counts with its recall.
 
     y_true, y_pred, group: (N,), the group −1 where unknown."""
-    right, total = y_true == y_pred, 0.0
-    for label in np.unique(y_true):
-        own = y_true == label
-        groups = np.setdiff1d(group[own], [-1])
-        recalls = [right[own & (group == number)].mean() for number in groups] or [right[own].mean()]
-        total += own.mean() * np.mean(recalls)
-    return float(total)
+    known, every = (
+        mean_of(bias.class_recall(y_true, y_pred, groups), axis=0) for groups in (group, np.zeros_like(group))
+    )
+    recall = np.where(np.isnan(known), every, known)
+    return float(mean_of(recall, np.bincount(y_true, minlength=len(recall))))
 
 
 def on_validation(table) -> pd.DataFrame:
@@ -51,22 +50,24 @@ def on_validation(table) -> pd.DataFrame:
     dataset = runs.load_data(table["data"].iloc[0], *_data_options(table.iloc[0]))
     counts = {name: data.class_by_group(dataset.splits[name], dataset, merged=True) for name in ("train", "val")}
     there = counts["train"].any(axis=1)
+    found = [_val_predictions(key) for key in table["key"]]
+    table = table.assign(val_balanced_accuracy=[group_balanced_accuracy(*three) for three in found])
+    if len(dataset.groups) > 2:
+        return table.assign(val_bias=table["val_mad"].astype(float), criterion="MAD")
+    if 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
+        return table.assign(val_bias=table["val_sqrt_u"].astype(float).clip(lower=0), criterion="√U⁺")
     tied = (counts["train"] == counts["train"][:, :1]).all(axis=1)
     rare = np.where(tied, -1, counts["train"].argmin(axis=1))
-    balanced, gaps = [], []
-    for key in table["key"]:
-        arrays = runs.stored_predictions(key)
-        labels, predicted, group = arrays["val_labels"], arrays["val_logits"].argmax(1), arrays["val_group"]
-        balanced.append(group_balanced_accuracy(labels, predicted, group))
-        labels, predicted = (data.bias_labels(dataset, numbers) for numbers in (labels, predicted))
-        gaps.append(abs(rare_group_gap(labels, predicted, group, rare)))
-    if len(dataset.groups) > 2:
-        bias, criterion = table["val_mad"].astype(float), "MAD"
-    elif 2 * (counts["val"][there] >= 2).all(axis=1).sum() >= there.sum():
-        bias, criterion = table["val_sqrt_u"].astype(float).clip(lower=0), "√U⁺"
-    else:
-        bias, criterion = gaps, "rare group's gap"
-    return table.copy().assign(val_balanced_accuracy=balanced, val_bias=bias, criterion=criterion)
+    gaps = [
+        rare_group_gap(*(data.bias_labels(dataset, numbers) for numbers in pair), group, rare) for *pair, group in found
+    ]
+    return table.assign(val_bias=np.abs(gaps), criterion="rare group's gap")
+
+
+def _val_predictions(key):
+    """Labels, predictions and groups of a finished run on validation, each (N,)."""
+    arrays = runs.stored_predictions(key)
+    return arrays["val_labels"], arrays["val_logits"].argmax(1), arrays["val_group"]
 
 
 def _data_options(row):

@@ -35,6 +35,11 @@ def save_results(table, profile):
         table.to_parquet(temporary, index=False)
 
 
+def read_results(profile) -> pd.DataFrame:
+    """The table that `save_results` wrote, in one piece, so that columns can be added."""
+    return pd.read_csv(folder(profile) / "results.csv").copy()
+
+
 def execute(path, out, parameters):
     """Run the notebook `path` with papermill into `out`, and write it as a page beside it.
 
@@ -129,7 +134,7 @@ def _section(reports, profile):
 
     from kdlib import results, words  # load torch, which executing a notebook has no need of
 
-    table = pd.read_csv(reports / profile / "results.csv")
+    table = read_results(profile)
     figures = [
         f'<figure><a href="{profile}/figures/{file.stem}.svg"><img src="{profile}/figures/{file.name}" '
         f'alt="{file.stem.replace("_", " ")}"></a></figure>'

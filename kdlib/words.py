@@ -58,9 +58,7 @@ def _inflation(table, methods):
     left_out = listed(NAMES[name] for name in methods if name not in kept)
     teacher, alone, fair, above, below, networks = {}, {}, {}, 0, 0, 0
     two_groups = table["test_sqrt_u"].notna().any()
-    table = table.copy().assign(
-        _fair=table["test_sqrt_u"] if two_groups else table["test_mad"] - table["test_mad_floor"]
-    )
+    table = table.assign(_fair=table["test_sqrt_u"] if two_groups else table["test_mad"] - table["test_mad_floor"])
     measure = "√U" if two_groups else "MAD less its floor"
     for method in kept:
         rows = plain_students(table, [method])
