@@ -20,7 +20,8 @@ import numpy as np
 from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score
 
-from kdlib import bias, bias_uncertainty, paths
+from kdlib import bias, files, paths
+from kdlib.bias import uncertainty
 
 IMAGES, CLASSES, DRAWS = 10_000, 16, 2_000
 LIMIT_SECONDS, LIMIT_RATIO, LIMIT_BYTES = 2.0, 50.0, 256e6
@@ -54,7 +55,7 @@ def by_fairlearn(y, p, group):
 
 def resampled_frames(y, p, group, n):
     rng = np.random.default_rng(0)
-    draws = (bias_uncertainty.resampled_images(y, group, rng)[0] for _ in range(n))
+    draws = (uncertainty.resampled_images(y, group, rng)[0] for _ in range(n))
     return np.array([by_fairlearn(y[i], p[i], group[i]) for i in draws])
 
 
@@ -90,14 +91,14 @@ def main():
         "fairlearn_resamples": FEW, "ratio": theirs * DRAWS / ours, "limit_ratio": LIMIT_RATIO,
         "value": interval.value, "difference_to_fairlearn": difference,
         "low": interval.low, "high": interval.high, "floor": floor.mean, "p_value": floor.p_value,
-        "spread_of_resamples": float(np.std(bias_uncertainty.replicates_of(
-            mad, y, p, group, DRAWS, 0, {}, bias_uncertainty.resampled_tables, None
+        "spread_of_resamples": float(np.std(uncertainty.replicates_of(
+            mad, y, p, group, DRAWS, 0, {}, uncertainty.resampled_tables, None
         ))), "spread_of_fairlearn_resamples": float(replicates.std(ddof=1)),
         "peak_bytes": {str(n): size for n, size in memory.items()}, "limit_bytes": LIMIT_BYTES,
         "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores", "fairlearn": fairlearn.__version__,
         "numpy": np.__version__, "python": platform.python_version(),
     }  # fmt: skip
-    paths.write_json(paths.make_folder(paths.reports_folder() / "bench") / "bias.json", result)
+    files.write_json(files.make_folder(paths.reports_folder() / "bench") / "bias.json", result)
     print(json.dumps(result, indent=1))
     kept = result["both_s"] <= LIMIT_SECONDS and result["ratio"] >= LIMIT_RATIO and max(memory.values()) <= LIMIT_BYTES
     return 0 if kept and difference < 1e-9 else 1

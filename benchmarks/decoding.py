@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdlib import paths
+from kdlib import files, paths
 from kdlib.data import pictures
 
 KINDS = {"utkface": ((200, 200), 64), "wider": ((1024, 731), 226)}  # pixels of a file, and a side of what is made of it
@@ -35,7 +35,7 @@ def main():
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         rows.append(row)
     about = {"device": f"cpu, {platform.machine()}, {cores()} cores", "python": platform.python_version()}
-    paths.write_json(paths.reports_folder() / "bench" / "decoding.json", about | {"rows": rows})
+    files.write_json(paths.reports_folder() / "bench" / "decoding.json", about | {"rows": rows})
 
 
 def compare(kind, files, size, data, repeats):

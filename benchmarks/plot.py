@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-from kdlib import paths
-from kdlib.plots import PALETTE, caption, figure
-from kdlib.results import NAMES
+from kdlib import files
+from kdlib.names import method_name
+from kdlib.report.figures import PALETTE, caption, figure
 
 KINDS = {  # column: what it is called, colour, marker
     "plain_ms": ("plain loop", PALETTE[3], "s"),
@@ -26,7 +26,7 @@ def draw(found):
         times.plot([row[name] for row in rows], places, marker, color=colour, label=label, markersize=7)
     for row, place in zip(rows, places, strict=True):
         times.annotate(f" {row['ratio']:.1f} ×", (row["plain_ms"], place), xytext=(6, -3), textcoords="offset points")
-    names = [f"{row['pair'].replace('->', ' → ')}, {NAMES.get(row['method'], row['method'])}" for row in rows]
+    names = [f"{row['pair'].replace('->', ' → ')}, {method_name(row['method'])}" for row in rows]
     times.set_yticks(places, names, fontsize=8)
     times.set(xlabel="time per step (ms, log scale)", xscale="log")
     times.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
@@ -59,5 +59,5 @@ def save(found, target):
     """Write the figure as PNG and SVG beside the JSON file; `target` is its path without a suffix."""
     drawing = draw(found)
     for kind in ("png", "svg"):
-        with paths.replacing(target.with_suffix(f".{kind}")) as temporary:
+        with files.replacing(target.with_suffix(f".{kind}")) as temporary:
             drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)

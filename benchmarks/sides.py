@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.plain import PlainLoop, endless
 from benchmarks.setting import LR, Setup, clock, wait
-from kdlib import evaluate, machine, models
+from kdlib import evaluate, models
+from kdlib.runs import machine
 from kdlib.train import batches
 
 AHEAD = 4  # batches that the plain loop's two workers have ready when nobody asks

@@ -19,7 +19,7 @@ import torch
 from benchmarks import plot, sweeps
 from benchmarks.setting import METHODS, PAIRS
 from benchmarks.sides import Ours, Plain, Side
-from kdlib import paths, runs
+from kdlib import files, paths, runs
 
 TEST_IMAGES, TRAINING_IMAGES = 10_000, 50_000  # for the cost of evaluation, as in CIFAR
 
@@ -101,10 +101,10 @@ def main():
             for method in chosen.methods:
                 row = measure(plain, ours, several, pair, method, chosen.segments)
                 found["rows"].append(row)
-                paths.write_json(target, found)
+                files.write_json(target, found)
                 print(line(row), flush=True)
     found["scaling"] = sweeps.scaling(chosen.pairs[0], chosen.device, chosen.steps)
-    paths.write_json(target, found)
+    files.write_json(target, found)
     plot.save(found, target.with_suffix(""))
     print(f"-> {target}")
 

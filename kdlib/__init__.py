@@ -9,11 +9,8 @@ __version__ = "0.1.0"
 
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
-    "paths", "machine", "archives", "s3", "storage", "data", "augment", "models", "losses", "methods", "groups",
-    "adversaries", "matching", "balancing", "priors", "debias", "train", "teachers", "evaluate", "bias_tables",
-    "bias_metrics", "bias_uncertainty", "bias_scores", "bias_compare", "bias_skew", "bias", "resolution", "profiles",
-    "settings", "runs", "sweep", "results", "findings", "words", "ranking", "literature", "plots", "bias_plots", "report",
-    "publish",
+    "paths", "files", "names", "losses", "bias", "recipes", "storage", "data", "methods", "models", "debias", "evaluate",
+    "teachers", "train", "profiles", "runs", "engines", "sweep", "report",
 )  # fmt: skip
 
 

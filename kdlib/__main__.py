@@ -8,10 +8,7 @@ import types
 import typing
 
 # fields of Run that a profile's grid sets itself
-VARIED = (
-    "student", "teacher", "method", "debias", "lam", "teacher_debias", "teacher_lam", "seed", "ce", "kd", "nd", "alpha",
-    "beta",
-)  # fmt: skip
+VARIED = ("student", "teacher", "method", "method_options", "debias", "lam", "teacher_debias", "teacher_lam", "seed")
 
 
 def main(arguments=None) -> int:
@@ -58,16 +55,16 @@ def main(arguments=None) -> int:
 
 def _fields():
     """{name: dataclass field} of Run's."""
-    from kdlib.settings import Run
+    from kdlib.recipes import Recipe
 
-    return {field.name: field for field in dataclasses.fields(Run)}
+    return {field.name: field for field in dataclasses.fields(Recipe)}
 
 
 def _add_fields(parser, names, **default):
     """A flag for each of these fields of Run, with its own default or another."""
-    from kdlib.settings import Run
+    from kdlib.recipes import Recipe
 
-    hints, fields = typing.get_type_hints(Run), _fields()
+    hints, fields = typing.get_type_hints(Recipe), _fields()
     for name in names:
         kind = hints[name]
         if isinstance(kind, types.UnionType):
@@ -83,7 +80,7 @@ def _given(chosen):
 
 
 def _run(chosen):
-    from kdlib.runs import run
+    from kdlib.runs.training import run
 
     print(json.dumps(run(_given(chosen))))
 
@@ -98,7 +95,7 @@ def _sweep(chosen):
 
 
 def _fetch(chosen):
-    from kdlib import paths, storage
+    from kdlib import names, storage
     from kdlib.models import published
 
     if chosen.name == "wider":
@@ -106,23 +103,23 @@ def _fetch(chosen):
     elif chosen.name in published.ARCHIVES:
         published.fetch(chosen.name, chosen.url)
     else:
-        raise paths.near(chosen.name, [*published.ARCHIVES, "wider"], "download")
+        raise names.unknown_name(chosen.name, [*published.ARCHIVES, "wider"], "download")
 
 
 def _notebook(chosen):
-    from kdlib.report import execute
+    from kdlib.report.pages import execute
 
     execute(chosen.path, chosen.out, dict(chosen.parameter))
 
 
 def _report(chosen):
-    from kdlib.report import write_index
+    from kdlib.report.pages import write_index
 
     print(write_index(chosen.profile))
 
 
 def _publish(chosen):
-    from kdlib.publish import publish
+    from kdlib.report.publish import publish
 
     print(publish(chosen.profile))
 

@@ -7,7 +7,6 @@ logit-distillation loss (relations between samples, and norm and direction, have
 
 To add a method: one loss in `losses.py`, one builder here, one entry in METHODS."""
 
-import dataclasses
 import functools
 import inspect
 import math
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdlib import losses
-from kdlib.paths import near
+from kdlib.names import unknown_name
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,23 @@ class Method:
 def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, num_classes=None, **options) -> Method:
     """The method `name` with its published settings, or with `options` in their place (see each builder).
 
-    student_dim, teacher_dim: widths of the embeddings; class_means: (classes, teacher_dim) tensor, for KD++;
-    num_classes: for instance-wise CTKD.
+    student_dim, teacher_dim: widths of the embeddings; class_means: (classes, teacher_dim) tensor, or a function that returns
+    it, for KD++; num_classes: for instance-wise CTKD.
     Raises ValueError for an unknown name or option."""
     if name not in METHODS:
-        raise near(name, METHODS, "method")
+        raise unknown_name(name, METHODS, "method")
     known = method_options(name)
     for option in options:
         if option not in known:
-            raise near(option, sorted(known), f"option of method {name}:")
+            raise unknown_name(option, sorted(known), f"option of method {name}:")
     context = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
-    return dataclasses.replace(METHODS[name](context, **options), needs_embedding=name not in LOGITS_ALONE)
+    return METHODS[name](context, **options)
+
+
+def needs_embedding(name) -> bool:
+    """Return whether the method reads the teacher's embedding."""
+    context = {"student_dim": 2, "teacher_dim": 2, "num_classes": 2, "class_means": torch.zeros(2, 2)}
+    return METHODS[name](context).needs_embedding
 
 
 def method_options(name) -> dict:
@@ -108,7 +113,7 @@ def scratch(context):
     def terms(student, teacher, labels, epoch, weights=None):
         return {"ce": losses.cross_entropy(student.logits, labels, weights=weights)}
 
-    return Method(terms, needs_teacher=False)
+    return Method(terms, needs_teacher=False, needs_embedding=False)
 
 
 def ckd(context, *, ce=0.1, kd=0.9, temperature=4.0):
@@ -118,7 +123,7 @@ def ckd(context, *, ce=0.1, kd=0.9, temperature=4.0):
         divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
         return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
 
-    return Method(terms)
+    return Method(terms, needs_embedding=False)
 
 
 def rkd(context, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, normalize=False):
@@ -153,7 +158,7 @@ def ctkd(context, *, ce=0.1, kd=0.9, loops=10):
         divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
         return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
 
-    return Method(terms, module=module, report=lambda: {"temperature": module(0.0).item()})
+    return Method(terms, needs_embedding=False, module=module, report=lambda: {"temperature": module(0.0).item()})
 
 
 def ctkd_instance(context, *, ce=0.1, kd=0.9, loops=10):
@@ -171,12 +176,13 @@ def ctkd_instance(context, *, ce=0.1, kd=0.9, loops=10):
     def report():
         return {"temperature": last["temperature"].mean().item(), "temperature_std": last["temperature"].std().item()}
 
-    return Method(terms, module=module, report=report)
+    return Method(terms, needs_embedding=False, module=module, report=report)
 
 
 def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
     """KD++ (Wang et al. 2023): CKD plus the norm-and-direction term, which reads the teacher's class means. The
     distillation term warms up over `warmup` epochs; norm and direction does not."""
+    means = _class_means(context)
     project = _projector(context)
 
     def terms(student, teacher, labels, epoch, weights=None):
@@ -184,7 +190,7 @@ def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
         return {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
             "kd": kd * warm_up(epoch, warmup) * divergence,
-            "nd": nd * losses.nd_loss(project(student.embedding), teacher.embedding, context["class_means"], labels),
+            "nd": nd * losses.nd_loss(project(student.embedding), teacher.embedding, means, labels),
         }
 
     return Method(terms, module=_trained(project))
@@ -206,29 +212,38 @@ def _decoupled(ce, alpha, beta, temperature, ramp):
             "dkd": ramp(epoch) * divergence,
         }
 
-    return Method(terms)
+    return Method(terms, needs_embedding=False)
 
 
 def dkdpp(context, *, ce=1.0, nd=2.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
     """KD++'s norm-and-direction term added to DKD (Wang et al. 2023)."""
+    means = _class_means(context)
     project = _projector(context)
     base = _decoupled(ce, alpha, beta, temperature, lambda epoch: warm_up(epoch, warmup))
 
     def terms(student, teacher, labels, epoch, weights=None):
         embedding = project(student.embedding)
-        direction = losses.nd_loss(embedding, teacher.embedding, context["class_means"], labels)
+        direction = losses.nd_loss(embedding, teacher.embedding, means, labels)
         return base.terms(student, teacher, labels, epoch, weights=weights) | {"nd": nd * direction}
 
     return Method(terms, module=_trained(project))
 
 
-def _projector(context):
-    """What the norm-and-direction term sees of the student's embedding: BatchNorm, Dropout, Linear of it where the widths
-    differ, else itself. Raises ValueError unless the teacher's class means are as wide as its embedding."""
-    student_dim, teacher_dim, class_means = context["student_dim"], context["teacher_dim"], context["class_means"]
+def _class_means(context):
+    """Return the teacher's class means. Raises ValueError unless they are as wide as its embedding."""
+    teacher_dim, class_means = context["teacher_dim"], context["class_means"]
+    if callable(class_means):
+        class_means = class_means()
     if class_means is None or class_means.shape[1] != teacher_dim:
         shape = None if class_means is None else tuple(class_means.shape)
         raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
+    return class_means
+
+
+def _projector(context):
+    """Return what the norm-and-direction term sees of the student's embedding: itself, or BatchNorm, Dropout and Linear of it
+    where the widths differ."""
+    student_dim, teacher_dim = context["student_dim"], context["teacher_dim"]
     if student_dim == teacher_dim:
         return nn.Identity()
     return nn.Sequential(nn.BatchNorm1d(student_dim), nn.Dropout(0.5), nn.Linear(student_dim, teacher_dim))
@@ -249,5 +264,3 @@ METHODS = {
     "dkd": dkd,
     "dkdpp": dkdpp,
 }
-
-LOGITS_ALONE = {"scratch", "ckd", "ctkd", "ctkd_instance", "dkd"}  # these read no embedding of the teacher's

@@ -3,23 +3,12 @@
 Runs that are in the store cost nothing. Teachers are trained first; runs that share a teacher go to one worker in turn,
 so they share its bank of outputs."""
 
-import itertools
-import multiprocessing
-import os
-import queue
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor
-
 import pandas as pd
-import torch
 
-from kdlib import models, paths, runs
-from kdlib.methods import LOGITS_ALONE
-from kdlib.settings import WEIGHTS, precision_line
-
-ENGINES = ("local", "ray")
-EPOCH_LINE_SECONDS = 10  # an epoch's line is printed when nothing was for this long
+from kdlib import files, models, names, paths, runs
+from kdlib.engines import ENGINES, Progress
+from kdlib.runs.settings import precision_line
+from kdlib.runs.table import table
 
 
 def sweep(settings, engine="local", *, workers=None, address=None, log=print) -> pd.DataFrame:
@@ -29,12 +18,12 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     or one in all where a run uses CUDA), or "ray", with the cluster at `address` (a shared run store is needed).
     A run that fails does not stop the others; at the end RuntimeError names those that failed."""
     if engine not in ENGINES:
-        raise paths.near(engine, ENGINES, "engine")
+        raise names.unknown_name(engine, ENGINES, "engine")
     asked = [runs.as_run(item) for item in settings]
     every = list(dict.fromkeys(run.resolved() for run in asked))
     todo = [run for run in every if runs.stored(run) is None]
     if todo:
-        paths.make_folder(paths.runs_folder())
+        files.make_folder(paths.runs_folder())
         for line in sorted({precision_line(run) for run in asked} - {""}):
             log(line)
         for network in {run.student for run in every if run.weights == "imagenet"}:
@@ -44,182 +33,9 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
         others = [run for run in todo if run not in teachers]
         alone = [run for run in others if run.method == "scratch"]  # these need not wait for a teacher
         distilled = [run for run in others if run.method != "scratch"]
-        progress = _Progress(len(missing) + len(others), log)
+        progress = Progress(len(missing) + len(others), log)
         for stage in (missing + alone, distilled):
             if stage:
-                _ENGINES[engine](stage, workers, address, progress)
+                ENGINES[engine](stage, workers, address, progress)
         progress.close()
     return table(every)
-
-
-def table(settings) -> pd.DataFrame:
-    """One row per run: its settings, then its record flattened (`test_accuracy`, `test_mad`, `vs_teacher_inflation`, …).
-
-    Raises ValueError for a run that is not in the store."""
-    rows = []
-    for run in map(runs.as_run, settings):
-        record = runs.stored(run)
-        if record is None:
-            raise ValueError(f"this run is not in the store, so it has no results yet: {run}")
-        metrics = {}
-        for name, value in record["metrics"].items():
-            nested = (
-                {f"{name}_{part}": item for part, item in value.items()} if isinstance(value, dict) else {name: value}
-            )
-            metrics |= nested
-        about = {name: record[name] for name in ("key", "teacher_key", "seconds", "commit", "device")}
-        rows.append(record["settings"] | metrics | record["cost"] | about)
-    return pd.DataFrame(rows).copy()  # in one piece, so that columns can be added
-
-
-def _local(todo, workers, address, progress):
-    cores = os.cpu_count() or 1
-    most = 1 if any(run.device != "cpu" for run in todo) else max(1, cores // max(run.threads for run in todo))
-    workers = min(workers or most, len(todo))
-    if workers == 1:
-        for run in itertools.chain(*_chunks(todo, 1)):
-            progress.finished(run, _attempt(run, progress.line))
-        return
-    context = multiprocessing.get_context("spawn")
-    lines = context.Queue()
-    with ProcessPoolExecutor(workers, context, _start_worker, (lines,)) as pool:
-        pending = {pool.submit(_work, chunk) for chunk in _chunks(todo, 8 * workers)}
-        while pending:
-            progress.drain(lines)
-            done = {future for future in pending if future.done()}
-            pending -= done
-            for future in done:
-                future.result()  # a worker that died raises here
-        progress.drain(lines)
-
-
-def _ray(todo, workers, address, progress):
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('engine "ray" needs the extra: pip install -e ".[ray]"') from error
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)
-    folders = {name: str(folder()) for name, folder in _FOLDERS.items()}
-    remote = ray.remote(max_retries=2, num_gpus=int(any(run.device != "cpu" for run in todo)))(_work_remotely)
-    waiting = {remote.remote(chunk, folders) for chunk in _chunks(todo, 8 * int(ray.cluster_resources().get("CPU", 1)))}
-    while waiting:
-        done, waiting = ray.wait(list(waiting))
-        waiting = set(waiting)
-        for reference in done:
-            for run, failure in ray.get(reference):
-                progress.finished(run, failure)
-
-
-_ENGINES = {"local": _local, "ray": _ray}
-_FOLDERS = {"KDLIB_DATA": paths.data_folder, "KDLIB_RUNS": paths.runs_folder}
-
-
-def _chunks(todo, parts):
-    """The runs in lists whose runs see the same teacher outputs, so that a worker computes them once; none much longer than
-    a fair part. The first lists of all groups come before their second ones, so that workers start on different groups.
-    Methods that read the teacher's embedding come first: the others then find all they need in its bank."""
-    longest = max(-(-len(todo) // parts), 3)
-    groups = {}
-    for run in sorted(todo, key=lambda run: run.method in LOGITS_ALONE):
-        alone = run if run.method == "scratch" else None  # nothing to share
-        groups.setdefault((run.teacher_run(), run.seed, alone), []).append(run)
-    rounds = range(0, max(map(len, groups.values())), longest)
-    return [group[i : i + longest] for i in rounds for group in groups.values() if group[i:]]
-
-
-def _attempt(run, log):
-    """None when the run is done, else what went wrong."""
-    try:
-        runs.run(run, log=log)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-
-
-_lines = None  # in a worker: the queue to the process that prints
-
-
-def _start_worker(lines):
-    global _lines
-    _lines = lines
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    """A sweep that is killed leaves no worker behind; what a worker was at resumes from its checkpoint."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _work(chunk):
-    for run in chunk:
-        _lines.put((run, _attempt(run, lambda line, run=run: _lines.put((run, line, "line"))), "finished"))
-
-
-def _work_remotely(chunk, folders):
-    os.environ.update(folders)
-    return [(run, _attempt(run, lambda line: None)) for run in chunk]
-
-
-class _Progress:
-    """Prints a line per finished run, and an epoch's line when nothing else was printed for a while; a bar instead where a
-    person is watching. Collects failures."""
-
-    def __init__(self, total, log):
-        self.total, self.done, self.log, self.failures = total, 0, log, []
-        self.began = self.last = time.monotonic()
-        self.bar = None
-        if log is print and paths.interactive():
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, unit="run", desc="training")
-
-    def line(self, text, run=None):
-        if time.monotonic() - self.last > EPOCH_LINE_SECONDS:
-            self._say(f"    {name(run)}: {text}" if run else f"    {text}")
-
-    def finished(self, run, failure):
-        self.done += 1
-        if failure:
-            self.failures.append(f"{name(run)} ({run.key}): {failure}")
-            return self._say(f"[{self.done}/{self.total}] {name(run)} FAILED: {failure}")
-        test = runs.stored(run)["metrics"]["test"]
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        mad = "undefined" if test["mad"] is None else f"{test['mad']:.3f}"
-        figures = f"accuracy {test['accuracy']:.3f}  MAD {mad}"
-        if self.bar:
-            self.bar.update()
-            self.bar.set_postfix_str(f"{name(run)}: {figures}")
-        else:
-            self._say(f"[{self.done}/{self.total}] {name(run)}  {figures}  {left:.0f} s left")
-
-    def drain(self, lines):
-        """Handle what the workers say for up to a fifth of a second."""
-        try:
-            while True:
-                run, text, kind = lines.get(timeout=0.2)
-                self.finished(run, text) if kind == "finished" else self.line(text, run)
-        except queue.Empty:
-            pass
-
-    def close(self):
-        if self.bar:
-            self.bar.close()
-        if self.failures:
-            raise RuntimeError(f"{len(self.failures)} of {self.total} runs failed:\n  " + "\n  ".join(self.failures))
-
-    def _say(self, text):
-        self.last = time.monotonic()
-        self.log(text)
-
-
-def name(run) -> str:
-    """A run in a few words: `resnet8 teacher, seed 0`, `ckd + critic λ 10, seed 1`."""
-    text = f"{run.student} alone" if run.method == "scratch" else run.method
-    if run.debias != "none":
-        text += f" + {run.debias}" + (f" λ {run.lam:g}" if run.lam else "")
-    if run.teacher_debias != "none":
-        text += f", teacher {run.teacher_debias}" + (f" λ {run.teacher_lam:g}" if run.teacher_lam else "")
-    text += "".join(f", {name} {value:g}" for name in WEIGHTS if (value := getattr(run, name)) is not None)
-    return f"{text}{', nesterov' if run.nesterov else ''}, seed {run.seed}"

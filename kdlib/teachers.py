@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kdlib import paths
+from kdlib import files
 from kdlib.models import Output, in_precision
 
 
@@ -32,7 +32,7 @@ def class_means(embeddings, labels, num_classes) -> torch.Tensor:
 
 def write_means(path, means):
     """Class means as KD++'s files have them: JSON {"0": [d floats], …}."""
-    paths.write_json(path, {str(label): row.tolist() for label, row in enumerate(means)})
+    files.write_json(path, {str(label): row.tolist() for label, row in enumerate(means)})
 
 
 def read_means(path, *, num_classes, dim) -> torch.Tensor:

@@ -7,8 +7,8 @@ from itertools import repeat
 
 import torch
 
-from kdlib import paths
-from kdlib.augment import draw_order, draw_views, number_of_views
+from kdlib import files, names
+from kdlib.data.augment import draw_order, draw_views, number_of_views
 from kdlib.debias import Batch, Debiaser
 from kdlib.models import in_precision
 
@@ -160,7 +160,7 @@ def build_schedule(name, optimizer, *, lr, epochs, steps):
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=factor)
     if name == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
-    raise paths.near(name, SCHEDULES, "schedule")
+    raise names.unknown_name(name, SCHEDULES, "schedule")
 
 
 def check_finite(values, names, epoch, first_step):
@@ -195,7 +195,7 @@ def epoch_line(row, epochs, seconds_left) -> str:
 
 def _save(path, parts, history):
     state = {name: part.state_dict() for name, part in parts.items()}
-    with paths.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         torch.save({"parts": state, "history": history, "random": torch.get_rng_state()}, temporary)
 
 

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from kdlib import data, paths, runs, settings
+from kdlib import data, paths
+from kdlib.runs import networks, settings
 
 REAL_DATA = os.environ.get("KDLIB_DATA")  # a folder with downloaded sets, for the tests that want them
 
@@ -22,7 +23,7 @@ def folders(tmp_path, monkeypatch, shared_data):
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.delenv("KDLIB_SMOKE", raising=False)
-    for cache in (settings._key, settings.fingerprint, runs._images, runs._bank):  # they outlive a test's folders
+    for cache in (settings._key, settings.fingerprint, networks._images, networks._bank):  # they outlive a test's folders
         cache.cache_clear()
     return tmp_path
 

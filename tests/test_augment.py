@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from kdlib.augment import Images, _send_ahead, draw_order, draw_views, number_of_views
+from kdlib.data.augment import Images, _send_ahead, draw_order, draw_views, number_of_views
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3, 6, 6), dtype=np.uint8)
 

@@ -9,7 +9,8 @@ import torch
 from benchmarks import plot, setting, speed, sweeps
 from benchmarks.plain import PlainLoop
 from benchmarks.sides import Ours, Plain
-from kdlib import methods, models, report
+from kdlib import methods, models
+from kdlib.report import pages
 
 PAIR = "convnet_8->convnet_4"
 
@@ -76,5 +77,5 @@ def test_a_row_the_scaling_the_figure_and_the_page(tmp_path, monkeypatch):
     assert counts == [(1, 32, 32), (4, 32, 0), (16, 32, 0)]
     json.dumps(found)
     plot.save(found, tmp_path / "bench" / "cpu")
-    assert 'src="bench/cpu.png"' in report._speed(tmp_path)
-    assert report._speed(tmp_path / "none") == ""
+    assert 'src="bench/cpu.png"' in pages._speed(tmp_path)
+    assert pages._speed(tmp_path / "none") == ""

@@ -12,7 +12,8 @@ from sklearn.calibration import calibration_curve
 from sklearn.dummy import DummyClassifier
 from sklearn.naive_bayes import GaussianNB
 
-from kdlib import bias, bias_scores
+from kdlib import bias
+from kdlib.bias import scores
 
 
 def probabilities(rng, count, classes=4, sharpness=2.0):
@@ -175,13 +176,13 @@ def test_what_the_classes_tell_of_the_group_is_no_leakage():
 def test_labels_are_degraded_to_the_accuracy_and_to_every_other_class():
     rng = np.random.default_rng(5)
     y = np.repeat([0, 1, 2], 200)
-    degraded = bias_scores.degraded_labels(y, 0.7, 3, rng)
+    degraded = scores.degraded_labels(y, 0.7, 3, rng)
     assert (degraded == y).mean() == 0.7
     wrong = degraded != y
     counts = np.bincount(3 * y[wrong] + degraded[wrong], minlength=9).reshape(3, 3)
     assert (counts.diagonal() == 0).all()
     assert counts[~np.eye(3, dtype=bool)].min() > 15
-    assert bias_scores.degraded_labels(y, 1.0, 3, rng).tolist() == y.tolist()
+    assert scores.degraded_labels(y, 1.0, 3, rng).tolist() == y.tolist()
 
 
 def test_an_attacker_that_learns_nothing_is_as_good_as_chance_on_balanced_groups():
@@ -195,12 +196,12 @@ def test_an_attacker_that_learns_nothing_is_as_good_as_chance_on_balanced_groups
 def test_folds_hold_as_many_of_each_class_and_group():
     rng = np.random.default_rng(10)
     y, g = rng.integers(0, 4, 203), rng.integers(0, 3, 203)
-    fold = bias_scores._folds(y, g, None, 5, rng)
+    fold = scores._folds(y, g, None, 5, rng)
     counts = np.zeros((5, 4, 3), int)
     np.add.at(counts, (fold, y, g), 1)
     assert np.ptp(counts, axis=0).max() <= 1
     pairs = np.repeat(np.arange(100), 2)  # each picture in both groups
-    fold = bias_scores._folds(np.repeat(rng.integers(0, 4, 100), 2), np.tile([0, 1], 100), pairs, 5, rng)
+    fold = scores._folds(np.repeat(rng.integers(0, 4, 100), 2), np.tile([0, 1], 100), pairs, 5, rng)
     assert (fold[::2] == fold[1::2]).all()
     assert np.bincount(fold).tolist() == [40] * 5
 

@@ -19,14 +19,15 @@ from bias_examples import (
 )
 from scipy import stats
 
-from kdlib import bias, bias_uncertainty
+from kdlib import bias
+from kdlib.bias import uncertainty
 
 # ---- noise floor
 
 
 def test_null_tables_are_hypergeometric():
     table = np.array([[[3, 2, 0]], [[1, 1, 1]]])  # one class: 4, 3 and 1 predicted 0, 1 and 2; three images in group 1
-    drawn = bias_uncertainty.permuted_tables(table, 20000, np.random.default_rng(0))
+    drawn = uncertainty.permuted_tables(table, 20000, np.random.default_rng(0))
     assert (drawn.sum(1) == table.sum(0)).all()
     assert (drawn.sum(-1) == table.sum(-1)).all()
     rows, counts = np.unique(drawn[:, 1, 0], axis=0, return_counts=True)
@@ -37,7 +38,7 @@ def test_null_tables_are_hypergeometric():
 
 def test_null_tables_of_three_groups_keep_their_margins_and_are_hypergeometric():
     table = np.array([[[2, 1, 0]], [[1, 1, 1]], [[1, 0, 1]]])
-    drawn = bias_uncertainty.permuted_tables(table, 20000, np.random.default_rng(0))
+    drawn = uncertainty.permuted_tables(table, 20000, np.random.default_rng(0))
     assert (drawn.sum(1) == table.sum(0)).all()
     assert (drawn.sum(-1) == table.sum(-1)).all()
     for g in range(3):
@@ -71,11 +72,11 @@ def test_noise_floor_equals_enumeration_of_all_permutations(metric):
 def assert_same_distribution(resample, metric, arrays, options=None):
     """Tables and images resampled give the same mean, within 4 standard errors, and the same spread."""
     y, p, g = arrays
-    tables = bias_uncertainty.permuted_tables, bias_uncertainty.resampled_tables
-    pictures = bias_uncertainty.permuted_images, bias_uncertainty.resampled_images
+    tables = uncertainty.permuted_tables, uncertainty.resampled_tables
+    pictures = uncertainty.permuted_images, uncertainty.resampled_images
     draws = tables[resample], pictures[resample]
     fast, slow = (
-        bias_uncertainty.replicates_of(f, y, p, g, n, 1, dict(options or {}), *draws)
+        uncertainty.replicates_of(f, y, p, g, n, 1, dict(options or {}), *draws)
         for f, n in ((metric, 2000), (any_callable(metric), 400))
     )
     assert fast.shape[1:] == slow.shape[1:]
@@ -214,7 +215,7 @@ def test_interval_of_an_upward_biased_figure_surrounds_it():
     y, p, g = simulate(np.random.default_rng(11), classes=20, per_cell=20)
     interval = bias.bootstrap(bias.mean_absolute_disparity, y, p, g)
     assert interval.low < interval.value < interval.high
-    plain = bias_uncertainty.replicates_of(
+    plain = uncertainty.replicates_of(
         bias.mean_absolute_disparity,
         y,
         p,
@@ -222,8 +223,8 @@ def test_interval_of_an_upward_biased_figure_surrounds_it():
         2000,
         0,
         {},
-        bias_uncertainty.resampled_tables,
-        bias_uncertainty.resampled_images,
+        uncertainty.resampled_tables,
+        uncertainty.resampled_images,
     )
     assert np.quantile(plain, 0.025) > interval.low + 0.01
     close(interval.high - interval.low, np.ptp(np.quantile(plain, [0.025, 0.975])))
@@ -251,17 +252,17 @@ def test_replicates_come_in_chunks_of_bounded_memory(monkeypatch):
     tracemalloc.stop()
     assert peak < 100e6  # the 300 tables themselves would take 48 MB, and their sums as much again at a time
 
-    draw = bias_uncertainty.permuted_tables
+    draw = uncertainty.permuted_tables
     sizes = []
 
     def spy(table, size, rng):
         sizes.append(size)
         return draw(table, size, rng)
 
-    monkeypatch.setattr(bias_uncertainty, "permuted_tables", spy)
+    monkeypatch.setattr(uncertainty, "permuted_tables", spy)
     whole = bias.noise_floor(bias.mean_absolute_disparity, Y, STUDENT, G, n=1000)
     assert sizes == [1000]
-    monkeypatch.setattr(bias_uncertainty, "CHUNK", 300 * 18)  # tables of 2 × 3 × 3
+    monkeypatch.setattr(uncertainty, "CHUNK", 300 * 18)  # tables of 2 × 3 × 3
     parts = bias.noise_floor(bias.mean_absolute_disparity, Y, STUDENT, G, n=1000)
     assert sizes[1:] == [300, 300, 300, 100]
     close(parts.mean, whole.mean, 0.02)

@@ -15,8 +15,9 @@ from conftest import REAL_DATA
 from PIL import Image
 from torchvision import datasets
 
-from kdlib import bias, data, evaluate, models, paths, runs, settings
+from kdlib import bias, data, evaluate, models, paths, runs
 from kdlib.data import cifar
+from kdlib.runs import settings
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR100 = tuple(sorted([f"thing_{number:02}" for number in range(96)] + ["boy", "girl", "man", "woman"]))
@@ -42,7 +43,7 @@ def folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
-    return paths.make_folder(tmp_path / "data")
+    return files.make_folder(tmp_path / "data")
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_data_set_without_merged_classes_keeps_its_labels_and_its_fingerprint(
     labels = np.array([3, 1, 4])
     assert data.bias_labels(digits, labels) is labels
     assert data.bias_classes(digits) == digits.classes
-    assert "merged" not in data._settings(digits)  # as before there was such a field
+    assert "merged" not in data.cache._settings(digits)  # as before there was such a field
     settings = json.loads((paths.data_folder() / "digits_s.json").read_text())["dataset"]
     assert sorted(settings) == ["classes", "flip", "groups", "mean", "name", "padding", "std"]
 
@@ -237,12 +238,12 @@ def test_a_damaged_file_is_refused_not_half_read(kind, files, folder):
 
 
 def test_the_cache_leaves_the_file_alone_and_is_enough_without_it(files, folder):
-    before = paths.sha256(folder / "cifar100.npz")
+    before = files.sha256(folder / "cifar100.npz")
     first = data.load("cifar100")
-    assert paths.sha256(folder / "cifar100.npz") == before
+    assert files.sha256(folder / "cifar100.npz") == before
     (folder / "cifar100.npz").unlink()
     again = data.load("cifar100")
-    assert again.fingerprint == first.fingerprint == data._fingerprint(again)
+    assert again.fingerprint == first.fingerprint == data.cache.fingerprint(again)
     assert np.array_equal(again.test.images, first.test.images)
     assert (again.merged, again.groups) == (first.merged, first.groups)
     assert data.load("cifar100") is again
@@ -258,7 +259,7 @@ def test_a_cache_that_changes_after_it_was_loaded_is_not_trusted(files, folder, 
     third = data.load("cifar10s")
     assert "does not match the SHA-256" in capsys.readouterr().err
     assert third is not again
-    assert data._fingerprint(third) == first.fingerprint
+    assert data.cache.fingerprint(third) == first.fingerprint
 
 
 def test_a_file_that_holds_a_part_of_the_data_is_used_with_a_word(files, capsys):
@@ -343,11 +344,11 @@ def test_a_run_measures_accuracy_on_the_classes_and_bias_on_the_merged_ones(file
     performance = evaluate.performance(labels, predicted, 100)
     assert {name: metrics[name] for name in performance} == performance
     three = [np.array(dataset.merged)[numbers] for numbers in (labels, before, predicted)]
-    figures = paths.plain(bias.summary(three[0], three[2], group, num_classes=98))
+    figures = files.plain(bias.summary(three[0], three[2], group, num_classes=98))
     assert figures.pop("accuracy") > metrics["accuracy"]
     assert {name: metrics[name] for name in figures} == figures
     assert metrics["classes_counted"] == 2
-    compared = paths.plain(bias.compare(*three, group, num_classes=98))
+    compared = files.plain(bias.compare(*three, group, num_classes=98))
     assert record["metrics"]["vs_teacher"] == compared
 
 
@@ -367,7 +368,7 @@ def test_a_published_checkpoint_is_a_teacher_without_training(files):
         runs.run(distilled, log=list)
     torch.manual_seed(3)
     model = models.build_model("resnet8", 100)
-    checkpoint = paths.make_folder(paths.data_folder() / "cifar_teachers" / "resnet8_vanilla") / "ckpt_epoch_240.pth"
+    checkpoint = files.make_folder(paths.data_folder() / "cifar_teachers" / "resnet8_vanilla") / "ckpt_epoch_240.pth"
     torch.save({"model": model.state_dict()}, checkpoint)
     record = runs.run(distilled, log=list)
     teacher = distilled.teacher_run()

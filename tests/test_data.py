@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import damage_file
 
-from kdlib import data, paths
+from kdlib import data, files
 from kdlib.data import digits_s
 
 
@@ -120,7 +120,7 @@ def test_a_damaged_cache_is_prepared_again_with_a_word(damage, tmp_path, monkeyp
     again = data.load("digits_s")
     assert (again.train.images == digits.train.images).all()
     assert "preparing it again" in capsys.readouterr().err
-    assert paths.sha256(file) == json.loads(manifest.read_text())["sha256"]
+    assert files.sha256(file) == json.loads(manifest.read_text())["sha256"]
 
 
 def test_wrong_names_and_options_are_named():

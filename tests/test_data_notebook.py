@@ -9,7 +9,7 @@ import pytest
 from IPython.display import Markdown
 from PIL import Image
 
-from kdlib import paths
+from kdlib import files, paths
 from kdlib.data import wider
 
 CELLS = nbformat.read(paths.ROOT / "notebooks" / "01_data.ipynb", as_version=4).cells
@@ -18,7 +18,7 @@ CELLS = nbformat.read(paths.ROOT / "notebooks" / "01_data.ipynb", as_version=4).
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
-    return paths.make_folder(tmp_path / "data")
+    return files.make_folder(tmp_path / "data")
 
 
 def shown(**parameters):

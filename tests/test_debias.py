@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from kdlib import debias, methods, models, runs, teachers
-from kdlib.augment import Images, number_of_views
+from kdlib.data.augment import Images, number_of_views
 from kdlib.models import Output
+from kdlib.runs import networks
 from kdlib.train import train
 
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
@@ -247,7 +248,7 @@ def test_a_run_does_not_depend_on_what_its_process_did_before(method, name, tiny
     run = runs.Run(method=method, debias=name, lam=lam, epochs=1, student="convnet_4", teacher="convnet_8")
     runs.run(run, log=list)  # makes bank and class means
     first = runs.predictions(run)["test_logits"]
-    for forget in (lambda: None, runs._bank.cache_clear):
+    for forget in (lambda: None, networks._bank.cache_clear):
         forget()
         shutil.rmtree(run.folder)
         runs.run(run, log=list)

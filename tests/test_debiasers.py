@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from test_debias import BATCH, GROUP, LABELS, build
 
-from kdlib import adversaries, balancing, debias, groups, losses, matching, models, priors, runs
-from kdlib.bias_skew import skew_amplification
+from kdlib import debias, losses, models, runs
+from kdlib.bias.skew import skew_amplification
+from kdlib.debias import adversaries, balancing, groups, matching, priors
 from kdlib.models import Output
 
 UNKNOWN = torch.full((8,), -1)

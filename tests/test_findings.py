@@ -7,7 +7,8 @@ import pytest
 from bias_examples import close, render, simulate
 from scipy import stats
 
-from kdlib import bias, bias_plots, data, findings, plots, results, runs
+from kdlib import bias, data, runs
+from kdlib.report import bias_figures, figures, findings, tables
 
 
 @pytest.fixture
@@ -46,9 +47,9 @@ def test_disparities_and_recalls_are_those_of_the_predictions(stored):
     kinds = stored()
     arrays = runs.predictions(kinds["ckd"][1])
     expected = arrays["test_labels"], arrays["test_logits"].argmax(1), arrays["test_group"]
-    close(results.disparities(kinds["ckd"])[1], bias.class_disparity(*expected))
-    close(results.recalls(kinds["ckd"])[1], bias.class_recall(*expected))
-    one = results.tested(kinds["ckd"][1])
+    close(tables.disparities(kinds["ckd"])[1], bias.class_disparity(*expected))
+    close(tables.recalls(kinds["ckd"])[1], bias.class_recall(*expected))
+    one = tables.tested(kinds["ckd"][1])
     close(one.probabilities.sum(1), np.ones(len(one.labels)))
     close(one.probabilities.argmax(1), expected[1])
 
@@ -57,19 +58,19 @@ def test_probabilities_of_merged_classes_are_summed(stored):
     kinds = stored(merged=(0, 0, 1, 2, 3, 4, 5, 6, 7, 8))
     apart = runs.predictions(kinds["ckd"][0])["test_logits"].astype(float)
     apart = np.exp(apart) / np.exp(apart).sum(1, keepdims=True)
-    one = results.tested(kinds["ckd"][0])
+    one = tables.tested(kinds["ckd"][0])
     assert one.probabilities.shape[1] == 9
     close(one.probabilities[:, 0], apart[:, 0] + apart[:, 1])
     close(one.probabilities[:, 8], apart[:, 9])
     assert one.labels.max() == 8
-    assert results.disparities(kinds["ckd"]).shape == (3, 9)
+    assert tables.disparities(kinds["ckd"]).shape == (3, 9)
 
 
 def test_spread_tells_seeds_from_pictures(stored):
     kinds = stored()
     shown = findings.spread(kinds, n=200).set_index("model")
     assert list(shown.index) == ["teacher", "CKD"]
-    every = [results.tested(run) for run in kinds["ckd"]]
+    every = [tables.tested(run) for run in kinds["ckd"]]
     values = [bias.mean_absolute_disparity(one.labels, one.predicted, one.group) for one in every]
     assert shown.loc["CKD", "mean"] == f"{np.mean(values):.3f}"
     assert shown.loc["CKD", "std over seeds"] == f"{np.std(values, ddof=1):.3f}"
@@ -81,8 +82,8 @@ def test_spread_tells_seeds_from_pictures(stored):
 def test_class_tests_name_the_classes_that_changed(stored):
     kinds, names = stored(), [f"class {k}" for k in range(10)]
     shown = findings.class_tests(kinds["teacher"], {"ckd": kinds["ckd"]}, names).iloc[0]
-    labels, teachers, group, _ = results.population(kinds["teacher"])
-    found = bias.class_tests(labels, teachers, results.population(kinds["ckd"])[1], group)
+    labels, teachers, group, _ = tables.population(kinds["teacher"])
+    found = bias.class_tests(labels, teachers, tables.population(kinds["ckd"])[1], group)
     assert shown["classes tested"] == 10
     assert shown["p < .05"] == (found["p_value"] < 0.05).sum()
     named = [f"class {k} ({found['change'][k]:+.2f})" for k in np.flatnonzero(found["p_adjusted"] < 0.05)]
@@ -102,7 +103,7 @@ def test_leakage_and_calibration_of_stored_runs(stored):
     assert words.loc["CKD", "attacker"].startswith(f"{rows.loc[rows['kind'] == 'ckd', 'attacker'].mean():.3f} ± ")
     found, gaps, (low, high) = findings.calibration(kinds["ckd"], bins=5, n=30)
     assert found.count.sum() == 3 * 390
-    one = results.tested(kinds["ckd"][2])
+    one = tables.tested(kinds["ckd"][2])
     close(gaps[2], bias.calibration_gap(one.labels, one.probabilities, one.group, bins=5))
     assert low < 0 < high
 
@@ -111,7 +112,7 @@ def test_one_teacher_stands_beside_all_its_students(stored):
     kinds = stored()
     teachers, students = findings.inherited(kinds["teacher"][:1], kinds["ckd"])
     assert teachers.shape == students.shape == (3, 10)
-    close(teachers[2], results.disparities(kinds["teacher"])[0])
+    close(teachers[2], tables.disparities(kinds["teacher"])[0])
 
 
 @pytest.mark.parametrize("groups", [2, 3])
@@ -120,17 +121,17 @@ def test_every_figure_is_drawn_whatever_the_number_of_groups(stored, groups):
     kinds = stored(groups)
     dataset = runs.as_run(kinds["ckd"][0]).load_data()
     classes = data.bias_classes(dataset)
-    rows = {name: results.disparities(settings) for name, settings in kinds.items()}
-    recalls = {name: results.recalls(settings) for name, settings in kinds.items()}
+    rows = {name: tables.disparities(settings) for name, settings in kinds.items()}
+    recalls = {name: tables.recalls(settings) for name, settings in kinds.items()}
     calibrations = {name: findings.calibration(settings, n=5) for name, settings in kinds.items()}
     inherited = {"ckd": findings.inherited(kinds["teacher"], kinds["ckd"])}
     drawings = [
-        plots.disparity_by_class(rows, classes, note="a note"),
-        bias_plots.heat_map(rows, classes, note="a note"),
-        bias_plots.recall_by_group(recalls, classes, dataset.groups, note="a note"),
-        bias_plots.inheritance(inherited, classes, note="a note"),
-        bias_plots.reliability(calibrations, dataset.groups, note="a note"),
-        bias_plots.leakage(findings.leakage(kinds, folds=2, repeats=1, n=1), note="a note"),
+        figures.disparity_by_class(rows, classes, note="a note"),
+        bias_figures.heat_map(rows, classes, note="a note"),
+        bias_figures.recall_by_group(recalls, classes, dataset.groups, note="a note"),
+        bias_figures.inheritance(inherited, classes, note="a note"),
+        bias_figures.reliability(calibrations, dataset.groups, note="a note"),
+        bias_figures.leakage(findings.leakage(kinds, folds=2, repeats=1, n=1), note="a note"),
     ]
     for drawing in drawings:
         render(drawing)
@@ -145,7 +146,7 @@ def test_every_figure_is_drawn_whatever_the_number_of_groups(stored, groups):
     one = kinds["teacher"][:1]  # one teacher for all seeds
     assert findings.spread({"teacher": one}, n=20)["95 % over seeds"].iloc[0] == "one seed"
     assert len(findings.class_tests(one, kinds, classes)) == len(findings.exemplars(one, kinds, dataset.groups)) == 2
-    render(bias_plots.reliability({"teacher": findings.calibration(one, n=5)}, dataset.groups, note="a note"))
+    render(bias_figures.reliability({"teacher": findings.calibration(one, n=5)}, dataset.groups, note="a note"))
     assert (rows["teacher"] < 0).any() == (groups == 2), "a range is unsigned"
 
 

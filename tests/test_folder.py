@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from kdlib import data, paths
-from kdlib.data import folder
+from kdlib import data, files
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_an_attribute_has_many_values_or_none(table):
         return [None, -1, 10, 9, 2][number % 5]
 
     for name in ("table.csv", "table.parquet"):
-        dataset = folder.prepare(path="mine", table=table(group=group, name=name), size=8)
+        dataset = table.prepare(path="mine", table=table(group=group, name=name), size=8)
         assert dataset.groups == ("2", "9", "10")
         for split in dataset.splits.values():
             assert split.group.tolist() == [[-1, -1, 2, 1, 0][number % 5] for number in numbers(split)]
@@ -91,7 +90,7 @@ def test_a_nullable_column_of_parquet_may_lack_values(table, place):
     frame = pd.DataFrame({"file": [picture_name(number) for number in range(40)]})
     frame["group"] = pd.array([[None, 1, 2][number % 3] for number in range(40)], dtype="Int64")
     frame.to_parquet(place.parent / "table.parquet")
-    dataset = folder.prepare(path="mine", table="table.parquet", size=8)
+    dataset = table.prepare(path="mine", table="table.parquet", size=8)
     for split in dataset.splits.values():
         assert split.group.tolist() == [[-1, 0, 1][number % 3] for number in numbers(split)]
 
@@ -106,7 +105,7 @@ def test_rows_are_called_by_their_number_in_the_table(table):
     changes = [(0, "file", "nowhere.png"), (3, "share", "half")]
     name = table(changes, rows=rows, share=lambda _: "0.5")
     with pytest.raises(ValueError, match=r"share of row 4, 'cat/picture 2\.png' is 'half'"):
-        folder.prepare(path="mine", table=name, size=8, leave_out=0.1)
+        table.prepare(path="mine", table=name, size=8, leave_out=0.1)
 
 
 def test_a_share_is_kept_and_counted_as_a_group(table):
@@ -114,7 +113,7 @@ def test_a_share_is_kept_and_counted_as_a_group(table):
         return [0.0, 0.4, 0.5, 0.75, None][number % 5]
 
     for name in ("table.csv", "table.parquet"):
-        dataset = folder.prepare(path="mine", table=table(males=share, name=name), share="males", size=8)
+        dataset = table.prepare(path="mine", table=table(males=share, name=name), share="males", size=8)
         assert dataset.groups == ("males < .5", "males > .5")
         for split in dataset.splits.values():
             expected = np.array([[0.0, 0.4, 0.5, 0.75, np.nan][number % 5] for number in numbers(split)], np.float32)
@@ -143,14 +142,14 @@ def test_a_split_column_is_followed(table):
     for name, split in dataset.splits.items():
         assert {part(number) for number in numbers(split)} == {name}
         assert len(split) == {"train": 20, "val": 10, "test": 10}[name]
-    two = folder.prepare(path="mine", table=table(split=lambda n: "test" if n >= 30 else "train"), size=8)
+    two = table.prepare(path="mine", table=table(split=lambda n: "test" if n >= 30 else "train"), size=8)
     assert sorted(numbers(two.test)) == list(range(30, 40))
     assert len(two.val) == 4
     leak = table(split=part, person=lambda number: number % 8 if number else 7)
     with pytest.raises(ValueError, match=r"'7' is in test and in train: a person belongs to one split"):
-        folder.prepare(path="mine", table=leak, size=8)
+        table.prepare(path="mine", table=leak, size=8)
     with pytest.raises(ValueError, match=r"split of row 4, 'dog/picture 3\.png' is 'dev', not train"):
-        folder.prepare(path="mine", table=table([(3, "split", "dev")], split=part), size=8)
+        table.prepare(path="mine", table=table([(3, "split", "dev")], split=part), size=8)
 
 
 def test_folders_train_and_test_are_the_split(place):
@@ -167,7 +166,7 @@ def test_folders_train_and_test_are_the_split(place):
 
 def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
-    options = folder.example()
+    options = table.example()
     dataset = data.load("folder", **options)
     assert (dataset.classes, dataset.groups, dataset.left_out) == (("3", "8"), ("dark", "light"), ())
     assert sum(map(len, dataset.splits.values())) == 120
@@ -176,7 +175,7 @@ def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
     dark = dataset.train.images.mean((1, 2, 3)) < 128
     assert np.array_equal(dark, dataset.train.group == 0), "each its own picture"
     files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    assert folder.example() == options
+    assert table.example() == options
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == files
 
 
@@ -192,7 +191,7 @@ def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_shar
     for split in dataset.splits.values():
         assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
     with pytest.raises(ValueError, match=r"no row of .* names a picture: .*pictures are as 'cat/picture 0\.png'"):
-        folder.prepare(path="mine", table=table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
+        table.prepare(path="mine", table=table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
 
 
 def test_names_alone_odd_names_and_twice_named_pictures(place, table):
@@ -200,14 +199,14 @@ def test_names_alone_odd_names_and_twice_named_pictures(place, table):
     for number, name in names.items():
         (place / picture_name(number)).rename(place / name)
     changes = [(0, "file", "e\u0301te\u0301, «x»\t'1.png"), (2, "file", names[2]), (3, "file", "picture 3.png")]
-    dataset = folder.prepare(path="mine", table=table(changes, group=sex), size=8, leave_out=0.06)
+    dataset = table.prepare(path="mine", table=table(changes, group=sex), size=8, leave_out=0.06)
     assert {0, 2, 3} <= set(np.concatenate([numbers(split) for split in dataset.splits.values()]))
     assert [text.split(":")[0] for text in dataset.left_out] == ["dog/picture 1.png", "dog/\udcff.png"]
     with pytest.raises(ValueError, match=r"row 6: 'cat/picture 4\.png' is named already in row 5"):
-        folder.prepare(path="mine", table=table([(5, "file", picture_name(4))], group=sex), leave_out=0.2)
+        table.prepare(path="mine", table=table([(5, "file", picture_name(4))], group=sex), leave_out=0.2)
     os.link(place / picture_name(5), place / "cat" / "picture 5.png")
     with pytest.raises(ValueError, match=r"row 6: 'picture 5\.png' could be cat/picture 5\.png or dog/picture 5\.png"):
-        folder.prepare(path="mine", table=table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
+        table.prepare(path="mine", table=table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
 
 
 def test_what_is_no_picture_is_listed(place, capsys):
@@ -267,7 +266,7 @@ def test_folders_that_are_neither_splits_nor_classes_are_refused(place):
         for name in folders:
             (place.parent / words[:5] / name / "cat").mkdir(parents=True)
         with pytest.raises(ValueError, match=f"{words}: it should hold train/, test/"):
-            folder.prepare(path=words[:5])
+            table.prepare(path=words[:5])
 
 
 def test_links_are_followed_but_not_in_a_circle(place):
@@ -293,10 +292,10 @@ def test_a_class_without_pictures_and_a_folder_that_cannot_be_read_are_named(pla
     (place / "emu").mkdir()
     (place / "emu" / "readme.txt").write_text("none yet")
     with pytest.raises(ValueError, match="no picture of class 'emu'"):
-        folder.prepare(path="mine", size=8)
+        table.prepare(path="mine", size=8)
     (place / "emu" / "broken.png").write_text("no picture")
     with pytest.raises(ValueError, match="no training picture of class 'emu'"):
-        folder.prepare(path="mine", size=8, leave_out=0.1)
+        table.prepare(path="mine", size=8, leave_out=0.1)
 
     def scandir(path, real=os.scandir):
         if os.fspath(path).endswith("dog"):
@@ -305,7 +304,7 @@ def test_a_class_without_pictures_and_a_folder_that_cannot_be_read_are_named(pla
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError, match="mine/dog"):
-        folder.prepare(path="mine", size=8)
+        table.prepare(path="mine", size=8)
 
 
 def arrays(**changes):
@@ -365,7 +364,7 @@ def test_arrays_in_every_form(place):
 def test_wrong_arrays_are_named(changes, message, place):
     np.savez(place / "arrays.npz", **arrays(**changes))
     with pytest.raises(ValueError, match=message) as caught:
-        folder.prepare(path="mine/arrays.npz")
+        table.prepare(path="mine/arrays.npz")
     assert "arrays.npz" in str(caught.value)
 
 
@@ -389,17 +388,17 @@ def test_wrong_options_and_tables_are_named(place, table):
         ({"path": "mine", "val_share": 0}, "between 0 and 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            folder.prepare(**options)
+            table.prepare(**options)
     for header in ("file,group,group", "file,group, group"):
         (place.parent / "table.csv").write_text(f"{header}\ncat/picture 0.png,a,b\n")
         with pytest.raises(ValueError, match=r"table\.csv has two columns 'group'"):
-            folder.prepare(path="mine", table="table.csv")
+            table.prepare(path="mine", table="table.csv")
     (place.parent / "table.csv").write_bytes(b"file,group\n\xff\xfe,1\n")
     with pytest.raises(ValueError, match=r"table\.csv is no table"):
-        folder.prepare(path="mine", table="table.csv")
+        table.prepare(path="mine", table="table.csv")
     for options in ({"path": "nowhere"}, {"path": "mine", "table": "nowhere.csv"}):
         with pytest.raises(FileNotFoundError, match="nowhere"):
             data.load("folder", **options)
-    paths.make_folder(place.parent / "empty")
+    files.make_folder(place.parent / "empty")
     with pytest.raises(ValueError, match="a folder for each class"):
         data.load("folder", path="empty")

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdlib import literature, runs
+from kdlib import runs
+from kdlib.report import literature
 
 
 def row(method, seed, accuracy, teacher="resnet56", student="resnet20", **more):

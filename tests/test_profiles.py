@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from kdlib import debias, models, profiles
-from kdlib.runs import as_run
+from kdlib import debias, methods, models, profiles, recipes
+from kdlib.runs.training import as_run
 
 
 @pytest.mark.parametrize(
@@ -15,24 +15,25 @@ from kdlib.runs import as_run
         ("ckd", ("ResNet50", "MobileNetV2"), dict(epochs=240, batch_size=64, lr=0.01)),
         ("rkd", ("resnet56", "resnet20"), dict(epochs=240, batch_size=64, lr=0.05)),
         ("rkd_author", ("resnet56", "resnet20"), dict(epochs=200, batch_size=128, lr=0.1, schedule="step_rkd")),
-        ("kdpp", ("resnet56", "resnet20"), dict(lr=0.1, batch_size=128, nesterov=True, ce=1, kd=1, nd=2)),
-        ("kdpp", ("resnet32x4", "resnet8x4"), dict(ce=1, kd=3.5, nd=2)),
-        ("kdpp", ("wrn_40_2", "wrn_40_1"), dict(ce=1, kd=1, nd=1.5)),
-        ("kdpp", ("ResNet50", "MobileNetV2"), dict(lr=0.02, ce=1, kd=3, nd=0.5)),
-        ("kdpp", ("resnet32x4", "ShuffleV1"), dict(lr=0.02, ce=1, kd=2.5, nd=1.5)),
-        ("kdpp", ("resnet32x4", "ShuffleV2"), dict(lr=0.02, ce=1, kd=4, nd=0.5)),
-        ("dkd", ("resnet56", "resnet20"), dict(beta=2)),
+        ("kdpp", ("resnet56", "resnet20"), dict(lr=0.1, batch_size=128, nesterov=True)),
+        ("kdpp", ("ResNet50", "MobileNetV2"), dict(lr=0.02)),
     ],
 )
 def test_published_recipes(method, pair, expected):
-    recipe = profiles.published_recipe(method, *pair)
+    recipe = recipes.published_recipe(method, *pair)
     assert recipe | expected == recipe
 
 
 @pytest.mark.parametrize(
     ("method", "pair", "expected"),
     [
+        ("dkd", ("resnet56", "resnet20"), {"beta": 2.0}),
         ("dkd", ("resnet110", "resnet32"), {"beta": 2.0}),
+        ("kdpp", ("resnet56", "resnet20"), {"ce": 1.0, "kd": 1.0, "nd": 2.0}),
+        ("kdpp", ("wrn_40_2", "wrn_40_1"), {"ce": 1.0, "kd": 1.0, "nd": 1.5}),
+        ("kdpp", ("ResNet50", "MobileNetV2"), {"ce": 1.0, "kd": 3.0, "nd": 0.5}),
+        ("kdpp", ("resnet32x4", "ShuffleV1"), {"ce": 1.0, "kd": 2.5, "nd": 1.5}),
+        ("kdpp", ("resnet32x4", "ShuffleV2"), {"ce": 1.0, "kd": 4.0, "nd": 0.5}),
         ("dkd", ("vgg13", "vgg8"), {"beta": 6.0}),
         ("dkd", ("resnet32x4", "resnet8x4"), {}),
         ("dkdpp", ("resnet56", "resnet20"), {"alpha": 2.5, "beta": 4.0, "nd": 3.5}),
@@ -43,12 +44,14 @@ def test_published_recipes(method, pair, expected):
 )
 def test_a_pairs_own_weights_are_in_every_recipe(method, pair, expected):
     study = profiles.profile("cifar100", "->".join(pair))
-    assert profiles.method_weights(method, *pair) == expected
-    for recipe in (study.students(method)[0], study.as_published(method)[0], profiles.published_recipe(method, *pair)):
-        assert {name: recipe[name] for name in ("ce", "kd", "nd", "alpha", "beta") if name in recipe} == expected
+    assert recipes.pair_weights(method, *pair) == expected
+    published = methods.method_options(method)
+    for settings in (study.students(method)[0], study.as_published(method)[0]):
+        given = published | as_run(settings).options()
+        assert given == published | expected
 
 
-@pytest.mark.parametrize("pair", [f"{teacher}->{student}" for teacher, student in profiles.CIFAR_PAIRS])
+@pytest.mark.parametrize("pair", [f"{teacher}->{student}" for teacher, student in recipes.CIFAR_PAIRS])
 def test_every_run_of_a_pair_has_one_and_the_same_teacher(pair):
     study = profiles.profile("cifar100", pair)
     chosen = [as_run(run).resolved() for run in study.grid() + study.extras()]
@@ -66,7 +69,7 @@ def test_small_students_learn_slower_in_the_common_recipe():
 
 def test_the_earlier_studys_pairs_are_there():
     pairs = {("ResNet34", "ResNet18"), ("ResNet50", "ResNet18"), ("resnet56", "resnet20")}
-    assert pairs <= set(profiles.PROFILES["cifar100"].pairs)
+    assert pairs <= set(profiles.profile("cifar100", "all").pairs)
 
 
 def test_an_unknown_pair_names_the_profiles_own():
@@ -74,7 +77,7 @@ def test_an_unknown_pair_names_the_profiles_own():
         profiles.profile("cifar100", "resnet56->resnet2")
 
 
-@pytest.mark.parametrize("name", profiles.PROFILES)
+@pytest.mark.parametrize("name", profiles.built_in())
 def test_parts_of_kdpp_differ_in_what_their_names_say(name):
     study = profiles.profile(name)
     parts = {part: as_run(settings[0]).resolved() for part, settings in study.ablation().items()}
@@ -83,12 +86,13 @@ def test_parts_of_kdpp_differ_in_what_their_names_say(name):
         return
     plain, bare = parts["KD++"], parts["KD++ without its term"]
     assert plain == as_run(study.students("kdpp")[0]).resolved()
-    assert changed(plain, bare) == {"nd"}
+    assert changed(plain, bare) == {"method_options"}
+    assert bare.options() == plain.options() | {"nd": 0.0}
     assert changed(plain, parts["KD++, nesterov"]) == {"nesterov"}
     assert changed(plain, parts["KD++, twice the learning rate"]) == {"lr"}
     assert changed(plain, parts["KD++, twice the batch"]) - {"teacher_batch_size"} == {"batch_size"}
     assert changed(plain, parts["KD++, all three"]) - {"teacher_batch_size"} == {"nesterov", "lr", "batch_size"}
-    assert changed(parts["KD++, all three"], parts["KD++ without its term, all three"]) == {"nd"}
+    assert changed(parts["KD++, all three"], parts["KD++ without its term, all three"]) == {"method_options"}
     assert len({run.teacher_run() for run in parts.values()}) == 1
 
 
@@ -139,7 +143,7 @@ def test_other_temperatures_are_for_methods_that_soften_logits():
     assert all(run in study.extras() for part in study.tempered("kdpp").values() for run in part)
 
 
-@pytest.mark.parametrize("name", profiles.PROFILES)
+@pytest.mark.parametrize("name", profiles.built_in())
 def test_every_run_of_a_grid_is_one_that_can_be_made(name):
     chosen = [as_run(settings) for settings in profiles.profile(name).grid()]
     alone = {run.debias for run in chosen if run.method == "scratch"}

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdlib import data, ranking, runs
+from kdlib import data, runs
+from kdlib.report import ranking
 
 
 def row(

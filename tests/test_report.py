@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 import kdlib as kdlib_package
-from kdlib import paths, profiles, publish, report
+from kdlib import files, paths, profiles
 from kdlib.__main__ import main
+from kdlib.report import pages, publish
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
@@ -93,7 +94,7 @@ def make_notebook(folder, *cells):
 def test_execute_writes_notebook_and_page_under_their_final_names_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = make_notebook(tmp_path, "print(name * 2, count + 1, rate)")
-    report.execute(path, tmp_path / "out" / "note.ipynb", {"name": "007", "count": "4", "rate": "1e-3"})
+    pages.execute(path, tmp_path / "out" / "note.ipynb", {"name": "007", "count": "4", "rate": "1e-3"})
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["note.html", "note.ipynb"]
     done = (tmp_path / "out" / "note.ipynb").read_text()
     assert "007007 5 0.001" in done
@@ -107,7 +108,7 @@ def test_execute_writes_notebook_and_page_under_their_final_names_only(tmp_path,
 def test_a_failed_notebook_is_set_aside_and_named(tmp_path):
     path = make_notebook(tmp_path, "print('before')", "raise KeyError('gone')")
     with pytest.raises(RuntimeError, match="KeyError"):
-        report.execute(path, tmp_path / "out" / "note.ipynb", {})
+        pages.execute(path, tmp_path / "out" / "note.ipynb", {})
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["failed"]
     assert "before" in (tmp_path / "out" / "failed" / "note.ipynb").read_text()
 
@@ -115,25 +116,25 @@ def test_a_failed_notebook_is_set_aside_and_named(tmp_path):
 def test_wrong_parameters_are_refused_before_anything_runs(tmp_path):
     path = make_notebook(tmp_path)
     with pytest.raises(ValueError, match="name"):
-        report.execute(path, tmp_path / "out.ipynb", {"nme": "x"})
+        pages.execute(path, tmp_path / "out.ipynb", {"nme": "x"})
     with pytest.raises(ValueError, match=r"count .* is int, got 'three'"):
-        report.execute(path, tmp_path / "out.ipynb", {"count": "three"})
+        pages.execute(path, tmp_path / "out.ipynb", {"count": "three"})
     with pytest.raises(ValueError, match="09_bias_analysis"):
-        report.execute(tmp_path / "09_bias_analysi.ipynb", tmp_path / "out.ipynb", {})
+        pages.execute(tmp_path / "09_bias_analysi.ipynb", tmp_path / "out.ipynb", {})
 
 
 def test_the_index_needs_results_and_then_lists_them(tmp_path):
     with pytest.raises(ValueError, match="make all"):
-        report.write_index("quick")
+        pages.write_index("quick")
     published = paths.ROOT / "reports" / "published" / "quick" / "results.csv"
     table = pd.read_csv(published)
-    report.save_results(table, "quick")
-    (report.folder("quick") / "01_data.html").write_text("<html></html>")
-    page = Path(report.write_index("quick")).read_text()
+    pages.save_results(table, "quick")
+    (pages.folder("quick") / "01_data.html").write_text("<html></html>")
+    page = Path(pages.write_index("quick")).read_text()
     assert 'href="quick/01_data.html"' in page
     assert "CKD + domain-independent" in page
     assert not re.findall(r"""(?:src|href)=["']https?://""", page)
-    again = pd.read_parquet(report.folder("quick") / "results.parquet")
+    again = pd.read_parquet(pages.folder("quick") / "results.parquet")
     assert len(again) == len(table)
 
 
@@ -141,12 +142,12 @@ def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="make all PROFILE=quick"):
         publish.publish("quick")
     table = pd.read_csv(paths.ROOT / "reports" / "published" / "quick" / "results.csv")
-    report.save_results(table, "quick")
-    figure = report.folder("quick") / "figures" / "inflation.png"
+    pages.save_results(table, "quick")
+    figure = pages.folder("quick") / "figures" / "inflation.png"
     figure.parent.mkdir()
     figure.write_bytes(b"picture")
     record = {"versions": {"torch": "9.9", "numpy": "8.8"}}
-    paths.write_json(paths.runs_folder() / table["key"].iloc[0] / "record.json", record)
+    files.write_json(paths.runs_folder() / table["key"].iloc[0] / "record.json", record)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     (tmp_path / "README.md").write_text("before\n<!-- quick -->\nold\n<!-- /quick -->\nafter")
     target = publish.publish("quick")

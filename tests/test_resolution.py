@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from kdlib import bias, resolution
+from kdlib import bias
+from kdlib.bias import resolution
 
 CELLS = np.array([[120, 60], [40, 200], [80, 80]])
 

@@ -6,82 +6,81 @@ import pytest
 from scipy import stats
 from study_examples import row, study
 
-from kdlib import plots, results, runs, sweep
+from kdlib import runs, sweep
+from kdlib.report import figures, tables
 
 
 def test_interval_is_students():
     values = [0.7, 0.75, 0.72, 0.8]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    mean, half = results.interval(values)
+    mean, half = tables.interval(values)
     assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert np.isnan(results.interval([0.5])[1])
-    assert np.isnan(results.interval([])[0])
+    assert np.isnan(tables.interval([0.5])[1])
+    assert np.isnan(tables.interval([])[0])
 
 
 def test_paired_test_is_scipys_and_needs_the_same_seeds():
     table = study()
-    test = results.paired(table, {"method": "ckd"}, {"method": "scratch"})
-    sides = [results.select(table, **results.PLAIN, method=m, student="s")["test_accuracy"] for m in ("ckd", "scratch")]
+    test = tables.paired(table, {"method": "ckd"}, {"method": "scratch"})
+    sides = [tables.select(table, **tables.PLAIN, method=m, student="s")["test_accuracy"] for m in ("ckd", "scratch")]
     assert test["p_value"] == pytest.approx(stats.ttest_rel(*sides).pvalue)
     assert test["difference"] == pytest.approx(sides[0].mean() - sides[1].mean())
     with pytest.raises(ValueError, match="same seeds"):
-        results.paired(
-            table[(table["seed"] < 2) | (table["method"] == "ckd")], {"method": "ckd"}, {"method": "scratch"}
-        )
+        tables.paired(table[(table["seed"] < 2) | (table["method"] == "ckd")], {"method": "ckd"}, {"method": "scratch"})
     with pytest.raises(ValueError, match="method"):
-        results.select(table, methd="ckd")
+        tables.select(table, methd="ckd")
 
 
 def test_teachers_are_told_from_the_student_alone():
-    means = results.means(study()).set_index(["method", "debias"])
+    means = tables.means(study()).set_index(["method", "debias"])
     assert means.loc[("teacher", "none"), "accuracy"] == pytest.approx(0.9)
     assert means.loc[("scratch", "none"), "accuracy"] == pytest.approx(0.83)
     assert means.loc[("scratch", "none"), "n"] == 3
 
 
 def test_changes_say_what_debiasing_does_and_whether_it_helps():
-    found = results.changes(study()).set_index("method")
+    found = tables.changes(study()).set_index("method")
     assert found["helps"].all()
     assert found["mad"].tolist() == pytest.approx([0.1 - 0.29 + 0.01 / 3, 0.1 - 0.33 + 0.01 / 3])
     assert found.loc["ckd", "accuracy"] == pytest.approx(0.83 + 0.01 - 0.805)
-    assert not results.changes(study(debiased_mad=0.29))["helps"].any(), "MAD did not fall to half"
-    assert not results.changes(study(debiased_accuracy=0.7))["helps"].any(), "half the bias at ten points is no success"
+    assert not tables.changes(study(debiased_mad=0.29))["helps"].any(), "MAD did not fall to half"
+    assert not tables.changes(study(debiased_accuracy=0.7))["helps"].any(), "half the bias at ten points is no success"
     useless = study().assign(test_degenerate=lambda t: (t["debias"] != "none") & (t["seed"] == 1))
-    assert results.changes(useless)["degenerate"].tolist() == [1, 1]
-    assert not results.changes(useless)["helps"].any(), "a degenerate model is not praised"
+    assert tables.changes(useless)["degenerate"].tolist() == [1, 1]
+    assert not tables.changes(useless)["helps"].any(), "a degenerate model is not praised"
     wide = study()
     wide.loc[(wide["debias"] != "none") & (wide["seed"] == 0), "test_mad"] = 0.28
-    assert not results.changes(wide)["helps"].any(), "the interval of the change reaches zero"
+    assert not tables.changes(wide)["helps"].any(), "the interval of the change reaches zero"
 
 
 def test_changes_of_the_teacher_alone_and_of_both():
     rows = [row("ckd", seed, 0.8, 0.1 + seed / 100, teacher_debias="reweight") for seed in range(3)]
     rows += [row("ckd", seed, 0.8, 0.1, debias="mfd", lam=3.0, teacher_debias="reweight") for seed in range(3)]
     table = pd.concat([study(), pd.DataFrame(rows)])
-    found = results.changes(table)
+    found = tables.changes(table)
     assert found["teacher_debias"].tolist() == ["none", "none", "reweight"], "both at once are no kind of their own"
-    shown = results.debiasers(table).set_index("debiasing")
+    shown = tables.debiasers(table).set_index("debiasing")
     assert list(shown.index) == ["domain-independent", "teacher reweight"]
     assert shown.loc["domain-independent", "helps"] == "2 of 2: student alone, CKD"
     assert shown.loc["teacher reweight", "degenerate runs"] == "0 of 3"
     without = table[~((table["method"] == "ckd") & (table["seed"] == 2) & (table["debias"] == "domain_independent"))]
-    assert results.changes(without)["n"].tolist() == [3, 2, 3], "seeds that both have are compared"
-    assert results.changes(study().query("debias == 'none'")).empty
+    assert tables.changes(without)["n"].tolist() == [3, 2, 3], "seeds that both have are compared"
+    assert tables.changes(study().query("debias == 'none'")).empty
 
 
 def test_kinds_have_names_that_tell_them_apart():
-    assert results.kind_name({"method": "ckd", "debias": "group_dro", "lam": 0.01}) == "CKD + group DRO λ 0.01"
+    assert tables.kind_name({"method": "ckd", "debias": "group_dro", "lam": 0.01}) == "CKD + group DRO λ 0.01"
     both = {"method": "rkd", "debias": "mfd", "lam": 3.0, "teacher_debias": "adversary", "teacher_lam": 2.0}
-    assert results.kind_name(both) == "RKD + MFD λ 3, teacher adversary λ 2"
-    assert results.kind_name({"debias": "domain_independent"}) == "domain-independent"
-    assert results.kind_name({"teacher_debias": "critic", "teacher_lam": 1.0}) == "teacher critic λ 1"
-    assert results.kind_name({}) == "plain"
+    assert tables.kind_name(both) == "RKD + MFD λ 3, teacher adversary λ 2"
+    assert tables.kind_name({"debias": "domain_independent"}) == "domain-independent"
+    assert tables.kind_name({"teacher_debias": "critic", "teacher_lam": 1.0}) == "teacher critic λ 1"
+    assert tables.kind_name({}) == "plain"
 
 
 def test_pareto_front_against_a_loop():
     generator = np.random.default_rng(0)
     accuracy, disparity = generator.random(40).round(1), generator.random(40).round(1)
-    front = set(plots.pareto(accuracy, disparity))
+    front = set(figures.pareto(accuracy, disparity))
     for i in range(40):
         beaten = any(
             accuracy[j] >= accuracy[i] and disparity[j] <= disparity[i]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import data, paths, runs, settings
-from kdlib.runs import Run, run
+from kdlib import data, paths, runs
+from kdlib.runs import settings, training
+from kdlib.runs.settings import Run
+from kdlib.runs.training import run
 from kdlib.sweep import sweep
 
 SMALL = {"student": "convnet_4", "teacher": "convnet_8", "epochs": 2}
@@ -47,7 +49,7 @@ def test_metrics_come_from_the_predictions(tiny):
 
 def test_nothing_is_trained_twice(tiny, monkeypatch):
     record = run(Run(**SMALL), log=list)
-    monkeypatch.setattr(runs, "train", None)
+    monkeypatch.setattr(training, "train", None)
     assert run(Run(**SMALL), log=list) == record
     assert run(dataclasses.asdict(Run(**SMALL)), log=list) == record
 
@@ -74,7 +76,7 @@ def test_methods_of_one_seed_start_alike_and_see_the_same_batches(tiny, monkeypa
         seen.setdefault("weights", []).append(weights.detach())
         return original(model, images, labels, group, method, **options)
 
-    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(training, "train", spy)
     for method in ("scratch", "ckd", "kdpp"):
         run(Run(**SMALL, method=method), log=list)
     students = [weights for weights in seen["weights"] if len(weights) < 3000]
@@ -163,7 +165,7 @@ def test_training_starts_from_imagenet_weights_or_says_where_to_put_them(tiny, t
         seen.append(model.backbone.conv1[0].weight.detach().clone())
         return original(model, *arguments, **options)
 
-    monkeypatch.setattr(runs, "train", spy)
+    monkeypatch.setattr(training, "train", spy)
     run(chosen, log=list)
     assert torch.equal(seen[0], net.conv1[0].weight), "the weights of the file"
     trained = runs.load_model(chosen)

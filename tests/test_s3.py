@@ -28,8 +28,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from kdlib import paths, runs, s3, storage
+from kdlib import paths, runs, storage
 from kdlib.__main__ import main
+from kdlib.runs import training
+from kdlib.storage import s3
 
 OLD, NEW = (random.Random(seed).randbytes(700_000) for seed in (1, 2))
 PART = 200_000
@@ -706,7 +708,7 @@ def test_logs_at_the_level_debug_hold_no_credential(store, target, caplog):
 def test_a_notebook_and_its_failure_hold_no_credential(store, tmp_path, monkeypatch):
     import nbformat
 
-    from kdlib.report import execute
+    from kdlib.report.pages import execute
 
     monkeypatch.delenv("KDLIB_HEADLESS", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY", KEY)
@@ -790,7 +792,7 @@ def test_a_run_is_put_and_got_and_holds_no_credential(store, tiny, tmp_path, mon
     assert len(puts(store)) == before
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "elsewhere"))
     storage.get_folder(f"runs/{record['key']}", paths.runs_folder() / record["key"], log=list)
-    monkeypatch.setattr(runs, "train", None)
+    monkeypatch.setattr(training, "train", None)
     assert runs.run(runs.Run(student="convnet_4", teacher="convnet_8", epochs=1), log=list) == record
 
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import evaluate, machine, models, runs, settings, sweep
-from kdlib.augment import Images
-from kdlib.methods import LOGITS_ALONE, METHODS, build_method
+from kdlib import evaluate, models, paths, runs
+from kdlib.data.augment import Images
+from kdlib.methods import METHODS, build_method, needs_embedding
 from kdlib.models import Output
+from kdlib.runs import machine, networks, settings, training
 
 SMALL = {"student": "convnet_4", "teacher": "convnet_8", "epochs": 2, "device": "cpu"}
 
@@ -18,15 +19,15 @@ def test_only_the_first_of_sixteen_runs_pays_for_the_teacher(tiny, monkeypatch):
     kinds += [{"method": "kdpp", "nd": 1.0}, {"method": "ckd", "debias": "critic", "lam": 1.0}]
     todo = [runs.Run(**SMALL, **kind).resolved() for kind in kinds]
     assert len(todo) == 16
-    asked, original = [], runs._train
+    asked, original = [], training._train
 
     def train(this, log, checkpoint_seconds):
         record = original(this, log, checkpoint_seconds)
         if this.method != "scratch":
-            asked.append(runs._bank(this.teacher_run(), sweep.paths.runs_folder()).forwards)
+            asked.append(networks._bank(this.teacher_run(), paths.runs_folder()).forwards)
         return record
 
-    monkeypatch.setattr(runs, "_train", train)
+    monkeypatch.setattr(training, "_train", train)
     sweep.sweep(todo, workers=1, log=lambda line: None)
     assert len(asked) == 16
     assert asked[0] == asked[-1] <= 2 * 120
@@ -37,7 +38,7 @@ def test_methods_say_whether_they_read_the_teachers_embedding():
     output = Output(torch.randn(6, 3), torch.randn(6, 4))
     for name in set(METHODS) - {"scratch"}:
         method = build_method(name, student_dim=4, teacher_dim=5, class_means=means, num_classes=3)
-        assert method.needs_embedding == (name not in LOGITS_ALONE)
+        assert method.needs_embedding == needs_embedding(name)
         blind = Output(torch.randn(6, 3), None)
         if method.needs_embedding:
             with pytest.raises(AttributeError):
@@ -76,7 +77,7 @@ def test_a_run_in_bfloat16_has_its_teacher_and_its_looks_in_it_and_its_result_in
     record = runs.run(run, log=list)
     looks, results = [(60, "bfloat16"), (100, "bfloat16")] * 2, [(60, "float32"), (100, "float32")]
     assert asked == looks + results
-    assert runs._bank(run.teacher_run(), sweep.paths.runs_folder()).precision == "bfloat16"
+    assert networks._bank(run.teacher_run(), paths.runs_folder()).precision == "bfloat16"
     with torch.no_grad():
         plain = runs.load_model(run)(runs.on_device(run, "test").plain(0, 100)).logits
     np.testing.assert_allclose(runs.predictions(run)["test_logits"], plain, rtol=1e-4, atol=1e-5)

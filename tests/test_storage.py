@@ -22,7 +22,7 @@ import zipfile
 import pytest
 import torch
 
-from kdlib import paths, storage
+from kdlib import files, paths, storage
 from kdlib.__main__ import main
 from kdlib.models import build_model, load_checkpoint, published
 
@@ -311,7 +311,7 @@ def test_a_disk_without_room_is_named_and_not_tried_again(served, target):
 
 
 def test_progress_is_told_in_lines(served, target, monkeypatch):
-    monkeypatch.setattr(storage, "LINE_SECONDS", 0)
+    monkeypatch.setattr(storage.http, "LINE_SECONDS", 0)
     lines = download(served, target)
     assert lines[0] == "file.tar: 0.3 of 0.7 MB"
     assert lines[-1] == "file.tar: 0.7 of 0.7 MB"
@@ -366,7 +366,7 @@ def unpack(archive, folder, max_bytes=1_000_000, max_files=10):
     return storage.unpack(archive, folder, max_bytes=max_bytes, max_files=max_files)
 
 
-def files(folder):
+def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -390,7 +390,7 @@ def test_a_good_archive_comes_out_whole(tmp_path, out, name):
     (out.parent / ".out.unpacking").mkdir()
     (out.parent / ".out.unpacking" / "of a killed process").touch()
     assert unpack(archive, out) == out
-    assert files(out) == GOOD
+    assert contents(out) == GOOD
     assert visible(out.parent) == ["out"]
     assert not (out.parent / ".out.unpacking").exists()
     (out / "three").write_bytes(b"mine")
@@ -494,7 +494,7 @@ def test_names_have_a_length(tmp_path, out, name):
             unpack(archive, out)
         assert len(str(caught.value)) < 1000
     make_zip(archive, {fits: b"x"}) if name == "x.zip" else make_tar(archive, member(fits, b"x"))
-    assert files(unpack(archive, out)) == {fits: b"x"}
+    assert contents(unpack(archive, out)) == {fits: b"x"}
 
 
 def test_a_sparse_file_is_refused(tmp_path, out):
@@ -515,13 +515,13 @@ def test_limits_hold_to_the_byte_and_the_file(tmp_path, out, name):
         unpack(archive, out, max_files=count - 1)
     assert_nothing_came(out, tmp_path, archive)
     unpack(archive, out, max_bytes=size, max_files=count)
-    assert files(out) == GOOD
+    assert contents(out) == GOOD
 
 
 def test_a_bomb_is_stopped_while_it_unpacks(tmp_path, out, monkeypatch):
     archive = make_zip(tmp_path / "bomb.zip", {"zeros": bytes(50_000_000)})
     written = []
-    monkeypatch.setattr(paths, "writing", lambda path, real=paths.writing: written.append(path) or real(path))
+    monkeypatch.setattr(files, "writing", lambda path, real=files.writing: written.append(path) or real(path))
     with pytest.raises(ValueError, match="more than 1000000 bytes"):
         unpack(archive, out)
     assert len(written) < 6

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdlib import paths, profiles, runs, sweep
+from kdlib import engines, names, paths, profiles, runs
 
 
 def grid(**changes):
@@ -19,28 +19,28 @@ def grid(**changes):
 
 def test_runs_that_read_the_same_teacher_outputs_stay_together():
     todo = grid() + grid(teacher="convnet_9")
-    chunks = sweep._chunks(todo, 4)
+    chunks = engines._chunks(todo, 4)
     assert sorted((run for chunk in chunks for run in chunk), key=repr) == sorted(todo, key=repr)
     assert all(len({(run.teacher_run(), run.seed) for run in chunk}) == 1 for chunk in chunks)
     assert max(map(len, chunks)) <= -(-len(todo) // 4)
 
 
 def test_workers_start_on_different_groups_and_get_more_than_a_run_each():
-    chunks = sweep._chunks(grid(), 100)
+    chunks = engines._chunks(grid(), 100)
     assert [len(chunk) for chunk in chunks] == [3, 3, 3, 3, 3, 3, 1, 1, 1]
     assert [chunk[0].seed for chunk in chunks[:3]] == [0, 1, 2]
 
 
 def test_students_alone_are_work_of_their_own():
     todo = [runs.Run(student="convnet_4", method="scratch", seed=seed).resolved() for seed in range(5)]
-    assert [len(chunk) for chunk in sweep._chunks(todo, 1)] == [1] * 5
+    assert [len(chunk) for chunk in engines._chunks(todo, 1)] == [1] * 5
 
 
 def test_a_name_says_what_tells_runs_apart():
     run = runs.as_run(profiles.profile("quick").students("ckd", "critic", 10.0)[1])
-    assert sweep.name(run) == "ckd + critic λ 10, seed 1"
-    run = runs.Run(method="kdpp", kd=3.5, nd=0.0, nesterov=True)
-    assert sweep.name(run) == "kdpp, kd 3.5, nd 0, nesterov, seed 0"
+    assert names.run_name(run) == "ckd + critic λ 10, seed 1"
+    run = runs.Run(method="kdpp", method_options="kd=3.5, nd=0", nesterov=True)
+    assert names.run_name(run) == "kdpp, kd=3.5, nd=0, nesterov, seed 0"
 
 
 SWEEP = """

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdlib import models, teachers
-from kdlib.augment import Images, number_of_views
+from kdlib.data.augment import Images, number_of_views
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdlib import debias, methods, models, teachers
 from kdlib import train as training
-from kdlib.augment import Images, draw_order, draw_views, number_of_views
+from kdlib.data.augment import Images, draw_order, draw_views, number_of_views
 from kdlib.train import NotFinite, batches, build_schedule, train
 
 GENERATOR = np.random.default_rng(0)

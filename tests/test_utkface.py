@@ -9,7 +9,7 @@ import pytest
 from conftest import REAL_DATA
 from PIL import Image
 
-from kdlib import data, paths, runs
+from kdlib import data, files, paths, runs
 from kdlib.data import utkface
 
 
@@ -33,7 +33,7 @@ def names(per_cell=6):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
-    return paths.make_folder(tmp_path / "data" / "utkface")
+    return files.make_folder(tmp_path / "data" / "utkface")
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_all_copies_of_a_picture_are_in_one_split(folder):
 def test_the_same_seed_gives_the_same_splits_and_another_seed_others(faces):
     first, other = data.load("utkface", size=8), data.load("utkface", size=8, seed=1)
     assert set(other.test.source) != set(first.test.source)
-    assert data._fingerprint(utkface.prepare(size=8)) == first.fingerprint
+    assert data.cache.fingerprint(utkface.prepare(size=8)) == first.fingerprint
 
 
 def test_the_npz_form_gives_the_same_data(faces, folder):
@@ -151,7 +151,7 @@ def test_the_npz_form_gives_the_same_data(faces, folder):
     folder.rename(folder.parent / "elsewhere")
     np.savez(folder.parent / "utkface.npz", **arrays)
     assert utkface.prepare(size=8).left_out == ()
-    assert data._fingerprint(utkface.prepare(size=8)) == by_files.fingerprint
+    assert data.cache.fingerprint(utkface.prepare(size=8)) == by_files.fingerprint
     before = (folder.parent / "utkface.npz").read_bytes()
     data.load("utkface", size=64)  # all defaults, whose cache must not be called utkface.npz
     assert (folder.parent / "utkface.npz").read_bytes() == before
@@ -175,7 +175,7 @@ def test_a_changed_picture_is_noticed_and_a_cache_without_a_stamp_gives_the_same
     changed = data.load("utkface", size=8)
     assert any((split.images[:, 0] == 250).any() for split in changed.splits.values())
     folder.rename(folder.parent / "elsewhere")
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     assert data.load("utkface", size=8).fingerprint == changed.fingerprint, "prepared once, the originals may go"
 
 

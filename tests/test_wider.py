@@ -11,7 +11,7 @@ import pytest
 from conftest import REAL_DATA, damage_file
 from PIL import Image
 
-from kdlib import data, paths, runs
+from kdlib import data, files, paths, runs
 from kdlib.data import pictures, wider
 
 EXCERPT = Path(__file__).parent / "wider_excerpt.json"  # real annotations, in the plain list form
@@ -210,14 +210,14 @@ def test_images_are_resized_as_torchvision_does(tree, monkeypatch):
 
 def test_a_prepared_set_is_opened_without_decoding_and_is_the_same(tree, monkeypatch):
     first = data.load("wider", size=16)
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     again = functools.wraps(wider.prepare)(lambda **options: pytest.fail("prepared again"))
     monkeypatch.setattr(wider, "prepare", again)
     again = data.load("wider", size=16)
-    assert again.fingerprint == first.fingerprint == data._fingerprint(again)
+    assert again.fingerprint == first.fingerprint == data.cache.fingerprint(again)
     assert isinstance(again.test.images, np.memmap)
     again.train.images[0] = 7  # in memory only
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     assert np.array_equal(data.load("wider", size=16).train.images, first.train.images)
 
 
@@ -242,10 +242,10 @@ def test_what_an_interrupted_fetch_left_is_not_taken_for_the_set(tree):
         (left / name).write_bytes((tree.parent / "Annotations" / name).read_bytes())
     (left / "Image" / "test").mkdir(parents=True)
     assert wider._image_root(tree.parent) == tree
-    assert data._fingerprint(wider.prepare(size=16)) == first.fingerprint
+    assert data.cache.fingerprint(wider.prepare(size=16)) == first.fingerprint
     tree.parent.rename(tree.parent.with_name("WIDER"))
     (tree.parent / "Image").mkdir(parents=True)
-    assert data._fingerprint(wider.prepare(size=16)) == first.fingerprint, "wider/ has no annotations"
+    assert data.cache.fingerprint(wider.prepare(size=16)) == first.fingerprint, "wider/ has no annotations"
 
 
 def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_path, monkeypatch, capsys):
@@ -282,7 +282,7 @@ def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_pa
             assert np.array_equal(shown, expected), table.file[row]
         assert np.array_equal(split.labels, table.label[split.source])
     assert "decoding 24 pictures" in capsys.readouterr().err
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     monkeypatch.setattr(pictures, "one", None)
     assert data.load("wider").fingerprint == dataset.fingerprint
     assert data.load("wider", classes=30).classes == wider.SCENES, "the same pictures, not decoded again"
@@ -297,10 +297,10 @@ def test_damaged_images_are_decoded_again_with_a_word(damage, tree, capsys):
         file.unlink()
     else:
         damage_file(damage, file, file.with_suffix(".json"))
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     capsys.readouterr()
     again = data.load("wider", size=16)
-    assert again.fingerprint == first.fingerprint == data._fingerprint(again)
+    assert again.fingerprint == first.fingerprint == data.cache.fingerprint(again)
     assert "preparing it again" in capsys.readouterr().err
     assert pictures.problem(file) is None
 
@@ -310,7 +310,7 @@ def test_a_copied_file_is_verified_once_and_then_trusted_by_its_stamp(tree, monk
     (file,) = paths.data_folder().glob("*.images.npy")
     os.utime(file, (1, 1))
     assert pictures.problem(file) is None
-    monkeypatch.setattr(paths, "sha256", lambda _: "another")
+    monkeypatch.setattr(files, "sha256", lambda _: "another")
     assert pictures.problem(file) is None, "the new time is known now"
     os.utime(file, (2, 2))
     assert "SHA-256" in pictures.problem(file)
@@ -335,7 +335,7 @@ def test_missing_and_broken_images_are_listed_and_refused_above_a_share(tree, ca
     assert {Path(table.file[row]).name for row in left} == {files[0].name, files[1].name}
     for split in dataset.splits.values():
         assert (split.images[:, 1] == 255 * (table.scene.iloc[split.source] == 1).to_numpy()[:, None, None]).all()
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     assert data.load("wider", size=16, leave_out=0.05).left_out == dataset.left_out
 
 
@@ -377,7 +377,7 @@ def test_many_images_are_decoded_by_several_processes_to_the_same_pixels(tree, m
     assert len(alone.train) + len(alone.val) + len(alone.test) > pictures.CHUNK, "several chunks"
     for file in paths.data_folder().glob("*.images.*"):
         file.unlink()
-    data._cached.cache_clear()
+    data.cache.cached.cache_clear()
     monkeypatch.setattr(pictures, "CHUNK", 1000)
     assert data.load("wider", size=16).fingerprint == alone.fingerprint
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from study_examples import row, study
 
-from kdlib import results, words
+from kdlib.report import tables, words
 
 
 def part(text, heading):
@@ -182,7 +182,7 @@ def test_words_of_a_paired_test():
 
 def test_limits_follow_the_table_and_the_data(digits):
     text = words.limits(study(), digits)
-    half = results.paired(results.labelled(study()), {"method": "ckd"}, {"method": "scratch"}, "test_mad")["half"]
+    half = tables.paired(tables.labelled(study()), {"method": "ckd"}, {"method": "scratch"}, "test_mad")["half"]
     assert f"known to ± {half:.3f}" in text
     assert "With 3 seeds an interval is ± 2.48" in text
     assert "a MAD of 0.030 to 0.080" in text

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib import paths
-from kdlib.data import Dataset, Split, check_skew, plant, stratified_cut
+from kdlib import files, paths
+from kdlib.data.splits import Dataset, Split, check_skew, plant, stratified_cut
 
 # pictures per class of the official splits, mean and std of the published protocols
 OFFICIAL = {
@@ -237,7 +237,7 @@ def _problem(name, arrays) -> str | None:
 def _from_torchvision(name):
     from torchvision import datasets
 
-    source, folder = getattr(datasets, name.upper()), paths.make_folder(paths.data_folder())
+    source, folder = getattr(datasets, name.upper()), files.make_folder(paths.data_folder())
     try:
         parts = {split: source(folder, train=split == "train", download=True) for split in ("train", "test")}
     except Exception as error:  # of urllib, tarfile, pickle and torchvision

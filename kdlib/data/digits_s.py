@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 from PIL import Image
 
-from kdlib.data import Dataset, Split, check_skew, plant, stratified_cut
+from kdlib.data.splits import Dataset, Split, check_skew, plant, stratified_cut
 
 TEST_SHARE = 1 / 3
 VAL_SHARE = 1 / 6  # of what is not test

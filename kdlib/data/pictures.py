@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kdlib import paths
-from kdlib.data import Split
+from kdlib import files, paths
+from kdlib.data.splits import Split
 
 FORMAT = 1  # raise when the same pictures would be decoded to other pixels
 CHUNK = 64  # pictures that a worker decodes at a time
@@ -57,8 +57,8 @@ def decoded(name, pictures, size, leave_out):
     refuse(name, [f"{key}: {reasons[key]}" for key in reasons], len(pictures), leave_out)
     content = json.dumps([FORMAT, size, list(stamps.items())])
     stem = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.images"
-    file = paths.make_folder(paths.data_folder()) / f"{stem}.npy"
-    with paths.only_process(file.with_name(f".{stem}.lock")):
+    file = files.make_folder(paths.data_folder()) / f"{stem}.npy"
+    with files.only_process(file.with_name(f".{stem}.lock")):
         if wrong := problem(file):
             if file.exists():
                 print(f"kdlib: {file} {wrong}; decoding it again", file=sys.stderr)
@@ -91,10 +91,10 @@ def problem(file) -> str | None:
         if (status.st_size, _sample(file)) != (manifest["bytes"], manifest["sample"]):
             return "does not match its manifest"
         if status.st_mtime_ns != manifest["mtime_ns"]:
-            if paths.sha256(file) != manifest["sha256"]:
+            if files.sha256(file) != manifest["sha256"]:
                 return "does not match the SHA-256 in its manifest"
             with contextlib.suppress(OSError):  # a read-only folder is as good, only slower to open
-                paths.write_json(file.with_suffix(".json"), manifest | {"mtime_ns": status.st_mtime_ns})
+                files.write_json(file.with_suffix(".json"), manifest | {"mtime_ns": status.st_mtime_ns})
         return None
     except OSError:
         return "or its manifest is missing"
@@ -214,7 +214,7 @@ def _create(name, file, pictures, reasons, size, leave_out):
     """Decode the pictures into `file`, those that can be used first and in order, and write its manifest."""
     names = list(pictures)
     file.with_suffix(".json").unlink(missing_ok=True)
-    with paths.replacing(file, ".npy") as temporary, paths.writing(file):
+    with files.replacing(file, ".npy") as temporary, files.writing(file):
         images = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(names), 3, size, size))
         if hasattr(os, "posix_fallocate"):  # a full disk must fail here; in a mapped file it kills the process
             with open(temporary, "r+b") as opened:
@@ -228,10 +228,10 @@ def _create(name, file, pictures, reasons, size, leave_out):
                     images[target] = images[row]
             images[len(names) - len(wrong) :] = 0
         images.flush()
-        status, checksum = temporary.stat(), paths.sha256(temporary)
+        status, checksum = temporary.stat(), files.sha256(temporary)
         stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sample": _sample(temporary)}
     left_out = {row: wrong[row] for row in sorted(wrong)}
-    paths.write_json(file.with_suffix(".json"), {"sha256": checksum, **stamp, "left_out": left_out})
+    files.write_json(file.with_suffix(".json"), {"sha256": checksum, **stamp, "left_out": left_out})
 
 
 def _decode(name, file, rows, pictures, size) -> dict:

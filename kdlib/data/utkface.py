@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from kdlib import paths
-from kdlib.data import Dataset, check_skew, cut_together, pictures
+from kdlib.data import pictures
+from kdlib.data.splits import Dataset, check_skew, cut_together
+from kdlib.names import unknown_name
 
 # a few of the official names have a blank before the point, or no point
 NAME = re.compile(r"\d{1,3}_[01]_[0-4]_\d+ ?\.?(jpg\.chip\.)?(jpg|jpeg|png)", re.ASCII)
@@ -51,7 +53,7 @@ def prepare(
     ranges, for two pictures of one name and for more unusable pictures, OSError where there are no pictures."""
     for option, value in (("label", label), ("group", group)):
         if value not in VARIABLES:
-            raise paths.near(value, VARIABLES, f"{option} of utkface:")
+            raise unknown_name(value, VARIABLES, f"{option} of utkface:")
     if label == group:
         raise ValueError(f"label and group must differ; both are {label!r}")
     if skew is not None:

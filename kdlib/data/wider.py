@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib import paths
-from kdlib.data import Dataset, pictures, stratified_cut
+from kdlib.data import pictures
+from kdlib.data.splits import Dataset, stratified_cut
+from kdlib.names import unknown_name
 
 # official number of the event, as before `--` in the names of the folders -> (its name, its class among the study's 16);
 # the rank of the number is the official scene_id
@@ -104,7 +106,7 @@ def annotations(path, *, rule="specified") -> pd.DataFrame:
     Raises ValueError naming file and entry for a field that is missing or out of range, a scene that is unknown or not that
     of the file's name, a box without area, and a file annotated twice; FileNotFoundError without annotations."""
     if rule not in RULES:
-        raise paths.near(rule, RULES, "rule")
+        raise unknown_name(rule, RULES, "rule")
     rows, wrong, seen = [], [], {}
     for file in _files(Path(path)):
         for number, entry in enumerate(_entries(file)):

@@ -2,7 +2,7 @@
 
 import re
 
-from kdlib import paths, storage
+from kdlib import files, names, paths, storage
 
 from . import build_model, load_checkpoint
 
@@ -22,7 +22,7 @@ def fetch(name, url=None, *, log=print, **options) -> list:
     url: another address of the archive; options: those of `storage.download`. The checkpoints land in a folder `name` of
     the data folder. Raises ValueError for an unknown name and where no checkpoint loads, and OSError without a network."""
     if name not in ARCHIVES:
-        raise paths.near(name, ARCHIVES, "archive of checkpoints")
+        raise names.unknown_name(name, ARCHIVES, "archive of checkpoints")
     folder, archive = paths.data_folder() / name, paths.data_folder() / f"{name}.tar"
     if folder.exists():
         log(f"{folder} is there already; remove it to unpack the archive again")
@@ -72,7 +72,7 @@ def _numbers(path):
 
 def _check(path):
     """(whether the checkpoint loads into the network that its folder names, a line on it)."""
-    architecture, checksum = _architecture(path), paths.sha256(path)
+    architecture, checksum = _architecture(path), files.sha256(path)
     origin = f"SHA-256 {checksum[:12]}"
     if recorded := RECORDED.get(architecture):
         origin += " as recorded" if checksum == recorded else f", another file than the recorded {recorded[:12]}"

@@ -1,0 +1,113 @@
+"""What a data set is (`Dataset`, `Split`), and how splits are cut from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Split:
+    """N samples. `images` uint8 (N, C, H, W); `labels` int64 (N,); `group` int64 (N,), −1 where unknown;
+    `group_share` float32 (N,) in [0, 1], NaN where unknown, or None where the attribute is not fractional;
+    `source` int64 (N,): which original picture a sample shows, so that splits can be checked to be disjoint."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    group: np.ndarray
+    group_share: np.ndarray | None = None
+    source: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A classification problem with a protected attribute. Class and group numbers index `classes` and `groups`.
+
+    `val` is cut from the training data; the test split stays whole, and nothing is ever selected on it.
+    `padding` and `flip` say which augmentation suits these pictures (a mirrored digit is no digit)."""
+
+    name: str
+    classes: tuple
+    groups: tuple
+    train: Split
+    val: Split
+    test: Split
+    mean: tuple = (0.5, 0.5, 0.5)  # per channel, of pixels scaled to [0, 1]
+    std: tuple = (0.25, 0.25, 0.25)
+    padding: int = 4
+    flip: bool = True
+    # class number -> class number for the bias analysis, where the attribute is part of a class; empty: the classes themselves
+    merged: tuple = ()
+    left_out: tuple = ()  # pictures that could not be used, each as "name: why"
+    fingerprint: str = ""  # SHA-256 of everything above: what a run's key depends on
+
+    @property
+    def splits(self):
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def bias_labels(dataset, labels) -> np.ndarray:
+    """Class numbers, labelled or predicted, as the bias analysis counts them: those of `bias_classes`."""
+    return np.array(dataset.merged)[labels] if dataset.merged else labels
+
+
+def bias_classes(dataset) -> tuple:
+    """Names of the classes that bias is measured on: the data set's own, or merged ones, as "boy + girl"."""
+    names = {}
+    for name, number in zip(dataset.classes, dataset.merged or range(len(dataset.classes)), strict=True):
+        names.setdefault(number, []).append(name)
+    return tuple(" + ".join(names[number]) for number in sorted(names))
+
+
+def class_by_group(split, dataset, *, merged=False) -> np.ndarray:
+    """Number of samples per class (rows; with `merged`, those of `bias_classes`) and group (columns), unknown groups left
+    out."""
+    classes, labels = dataset.classes, split.labels
+    if merged:
+        classes, labels = bias_classes(dataset), bias_labels(dataset, labels)
+    counts = np.zeros((len(classes), len(dataset.groups)), dtype=int)
+    known = split.group >= 0
+    np.add.at(counts, (labels[known], split.group[known]), 1)
+    return counts
+
+
+def stratified_cut(labels, group, share, seed):
+    """Indices (rest, cut): `cut` holds about `share` of each class × group cell, at least one of a cell that has two.
+
+    The same (labels, group, share, seed) give the same cut. Raises ValueError for a share outside (0, 1)."""
+    if not 0 < share < 1:
+        raise ValueError(f"share is the part to cut, between 0 and 1; got {share}")
+    generator = np.random.default_rng(seed)
+    cut = np.zeros(len(labels), dtype=bool)
+    for cell in np.unique(np.stack([labels, group]), axis=1).T:
+        members = generator.permutation(np.flatnonzero((labels == cell[0]) & (group == cell[1])))
+        count = round(share * len(members))
+        cut[members[: max(count, 1) if len(members) > 1 else 0]] = True
+    return np.flatnonzero(~cut), np.flatnonzero(cut)
+
+
+def cut_together(labels, group, together, share, seed):
+    """As `stratified_cut`, but samples with the same `together` (N,) stay on one side: `share` is one of those numbers or
+    names (of persons, say), each of which counts in the cell of its first sample."""
+    _, first, which = np.unique(together, return_index=True, return_inverse=True)
+    _, cut = stratified_cut(labels[first], group[first], share, seed)
+    chosen = np.isin(which, cut)
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def check_skew(skew):
+    """Raise ValueError unless `skew` can be the share of a class in its own domain."""
+    if not 0.5 <= skew <= 1:
+        raise ValueError(f"skew is the share of a class in its own domain, from 0.5 (balanced) to 1; got {skew}")
+
+
+def plant(labels, own, skew, generator) -> np.ndarray:
+    """The domain of each sample, int64 (N,): `own` (N,) 0 or 1 for `skew` of each class, the other one for the rest."""
+    group = own.copy()
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        others = members[: round((1 - skew) * len(members))]
+        group[others] = 1 - own[others]
+    return group

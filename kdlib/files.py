@@ -1,0 +1,128 @@
+"""Writing files whole or not at all; locks between processes; checksums; TOML whose errors name the line."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+import tomllib
+from pathlib import Path
+
+
+def make_folder(folder) -> Path:
+    """Create `folder` (and parents) and check that files can be written in it; OSError names the way out if not."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write in {folder}: {error.strerror or error}. Free it, or point "
+            "KDLIB_DATA, KDLIB_RUNS or KDLIB_REPORTS to a folder that can be written."
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def replacing(path, suffix=""):
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not.
+
+    A reader sees the old file or the new one, never a part. `suffix` is for writers that insist on a file extension."""
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Around writes to `path`: the system's error, as of a full disk, then says which file it met."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def only_process(path):
+    """Hold the lock `path`; wait while another process holds it. The system frees it when its holder dies."""
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, atomically. NaN and infinity become null: JSON has neither."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def plain(value):
+    """`value` with numpy and torch numbers as Python's, non-finite numbers as None, tuples as lists."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not (float("-inf") < value < float("inf")):
+        return None
+    return value
+
+
+def sha256(path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Toml:
+    """A TOML file: its `content`, and errors that say file, line and key."""
+
+    def __init__(self, path):
+        self.path, self.text = Path(path), Path(path).read_text()
+        try:
+            self.content = tomllib.loads(self.text)
+        except tomllib.TOMLDecodeError as error:  # its message names the line
+            raise ValueError(f"{self.path}: {error}") from error
+
+    def line(self, table="", key="") -> int:
+        """Return the number of the line of a key in a table, or of its first mention; 1 where there is none."""
+        inside, mention = "", 1
+        for number, text in enumerate(self.text.splitlines(), 1):
+            if header := re.match(r"\s*\[+([^\]]+)\]", text):
+                inside = header[1].strip()
+                if inside == (key or table):
+                    mention = number
+            if key and inside == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", text):
+                return number
+            if key and mention == 1 and key in text:
+                mention = number
+        return mention
+
+    def error(self, problem, table="", key="") -> ValueError:
+        """Return the error for a key of a table."""
+        return ValueError(f"{self.path}, line {self.line(table, key)}: {problem}")
+
+    def typed(self, value, kind, key, table=""):
+        """Return `value` as `kind`: str, int, float (whole numbers count), bool, or [kind] for a list."""
+        if isinstance(kind, list):
+            if not isinstance(value, list):
+                raise self.error(f"{key} must be a list, as {_EXAMPLES[kind[0]]}; got {value!r}", table, key)
+            return [self.typed(item, kind[0], key, table) for item in value]
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            raise self.error(f"{key} must be {_KINDS[kind]}; got {value!r}", table, key)
+        return value
+
+
+_KINDS = {str: "a text in quotes", int: "a whole number", float: "a number", bool: "true or false"}
+_EXAMPLES = {str: '["a", "b"]', int: "[0, 1]", float: "[1, 2.5]"}

@@ -1,0 +1,96 @@
+"""What a real run found, kept in the repository: a profile's table, figures and how they were made, and its part of README."""
+
+import inspect
+import re
+import shutil
+from datetime import date
+from pathlib import Path
+
+from kdlib import files, paths, profiles, runs, sweep
+from kdlib.files import replacing
+from kdlib.report import literature, pages, ranking, tables, words
+
+FIGURES = (*pages.INDEX_FIGURES, "debiaser_strengths", "temperatures", "ctkd_temperature")
+MANY = 4  # debiasers: a ranking takes the place of README's table of models
+SHORT = ("model", "n", "accuracy", "MAD", "MAD's floor", "worst cell")
+
+
+def publish(profile) -> Path:
+    """Copy what a real run of `profile` found into `reports/published/<profile>`: its table, its figures and a README.md with
+    the words, the command, commit, versions, device and date; return that folder. README.md of the project gets the short
+    table between its marks `<!-- profile -->` and `<!-- /profile -->`, where it has them. Raises ValueError without results."""
+    source, target = pages.folder(profile), paths.ROOT / "reports" / "published" / profile
+    if not (source / "results.csv").exists():
+        raise ValueError(f"no results in {source}: run make all PROFILE={profile} first")
+    table = pages.read_results(profile)
+    shutil.rmtree(target, ignore_errors=True)
+    files.make_folder(target)
+    shutil.copy(source / "results.csv", target)
+    figures = [source / "figures" / f"{name}.png" for name in FIGURES]
+    figures = [
+        file for file in figures if file.exists() and (not file.stem.endswith("strengths") or table["lam"].any())
+    ]
+    for file in figures:
+        shutil.copy(file, target)
+    record = runs.stored_record(table["key"].iloc[0])
+    versions = " · ".join(f"{name} {version}" for name, version in record["versions"].items())
+    said = words.in_words(table)
+    short, details = _short(profile, table, said)
+    parts = [
+        f"# Profile {profile}, as run",
+        f"Command: `make all PROFILE={profile}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
+        f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
+        f"Versions: {versions}.",
+        said,
+        *details,
+        *(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in figures),
+        "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
+        "exceeds the noise floor at that level.",
+        markdown(tables.readable(table)),
+    ]
+    with replacing(target / "README.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
+    into_readme(profile, short)
+    return target
+
+
+def _short(profile, table, said):
+    """(what README shows of the profile, the parts that its own page has beside words, figures and the whole table)."""
+    if (table["data"] == "cifar100").any():
+        about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
+        study = profiles.profile(profile, "all")  # every pair and recipe, not the first pair's alone
+        beside = literature.beside(sweep.table(study.grid() + study.extras()).drop_duplicates("key"))
+        ours = beside[beside["ours, last epoch"] != literature.NOT_RUN]
+        short = ours.drop(columns=[column for column in ours if column.startswith("published")])
+        return markdown(short), [f"## Beside the literature\n\n{about}", markdown(beside)]
+    if table["debias"].nunique() > MANY:
+        short = _ranked(profile, table)
+        return short, [f"## Debiasers ranked\n\n{short}"]
+    shown = tables.readable(table[table["lam"] == 0])
+    return markdown(shown[list(SHORT)]) + "\n\n" + said, []
+
+
+def _ranked(profile, table):
+    """The debiasers at the λ that validation chose, ranked on test, and those that halve each method's bias: as notebook 08."""
+    settings = profiles.profile(profile).grid()
+    chosen = ranking.choose(ranking.on_validation(table))
+    constant = ranking.constant_accuracy(runs.as_run(settings[0]).load_data().test.labels)
+    parts = ranking.ranking(table, chosen, accuracy_from=constant), ranking.halved(table, chosen)
+    return "\n\n".join(markdown(part) for part in parts)
+
+
+def into_readme(profile, text):
+    """Put `text` between README.md's marks of the profile; nothing where it has none."""
+    file = paths.ROOT / "README.md"
+    mark, end = f"<!-- {profile} -->", f"<!-- /{profile} -->"
+    before = file.read_text() if file.exists() else ""
+    if mark in before and end in before:
+        after = re.sub(f"{mark}.*?{end}", lambda _: f"{mark}\n{text}\n{end}", before, flags=re.DOTALL)
+        with replacing(file) as temporary:
+            temporary.write_text(after)
+
+
+def markdown(table) -> str:
+    """A table of text as Markdown."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.astype(str).itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

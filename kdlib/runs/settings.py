@@ -1,0 +1,303 @@
+"""The settings of a run (`Run`): one flat, frozen dataclass, checked when it is made, and the key that names its result."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+
+from kdlib import data, files, names, paths
+from kdlib.data import options
+from kdlib.recipes import Recipe
+from kdlib.runs import machine
+
+RESULTS = 3  # raise when the same settings would give other results; old records are then no longer found
+PRECISIONS = ("auto", "float32", "bfloat16")
+WEIGHTS_FROM = ("none", "imagenet", "published")
+KEY_WEIGHTS = ("ce", "kd", "nd", "beta")  # options that are entries of their own in the key, as in the first stores
+# no part of a key at their defaults: they were added after the first results were stored
+ADDED = {"data_options": "", "optimizer": "sgd", "alpha": None, "method_options": ""}
+LEAST = {
+    "seed": 0, "epochs": 1, "batch_size": 2, "test_every": 1, "threads": 1, "ramp": 1, "teacher_epochs": 1,
+    "teacher_batch_size": 2, "teacher_seed": 0,
+}  # fmt: skip
+# what a run that only reads a published checkpoint does not use
+TRAINED = (
+    "seed",
+    "epochs",
+    "batch_size",
+    "lr",
+    "schedule",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "nesterov",
+    "test_every",
+)
+
+
+@dataclass(frozen=True)
+class Run(Recipe):
+    """Settings of one run (the fields of `recipes.Recipe`), checked on creation.
+
+    Raises
+    ------
+    ValueError
+        For a name that is unknown, a number out of range, and settings that do not go together.
+    """
+
+    def __post_init__(self):
+        if self.data not in data.SOURCES:  # first, since the other checks load torch
+            raise names.unknown_name(self.data, data.SOURCES, "data set")
+        given = data.parse_options(self.data, self.data_options)
+        if "skew" in given and self.skew is not None:
+            raise ValueError(f"the skew is given twice: {self.skew} and in data_options, {self.data_options!r}")
+        self._check_numbers()
+        self._check_names()
+        self._check_method()
+        self._check_networks()
+
+    def _check_numbers(self):
+        for name, minimum in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (value != int(value) or value < minimum):
+                raise ValueError(f"{name} must be a whole number, {minimum} or more; got {value}")
+        for name in ("lr", "teacher_lr", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive; got {value}")
+
+    def _check_names(self):
+        from kdlib import debias, methods
+        from kdlib.train import OPTIMIZERS, SCHEDULES
+
+        known = {"method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": OPTIMIZERS}
+        known |= {"weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM, "teacher_schedule": (None, *SCHEDULES)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise names.unknown_name(getattr(self, name), values, name)
+        debias.check(self.debias, self.lam, distilled=self.method != "scratch")
+        debias.check(self.teacher_debias, self.teacher_lam, distilled=False)
+        if self.optimizer != "sgd" and self.nesterov:
+            raise ValueError("nesterov is for the optimizer sgd")
+
+    def _check_method(self):
+        known = published_options(self.method)
+        if self.temperature is not None and self.method != "scratch" and "temperature" not in known:
+            raise ValueError(f"method {self.method} takes no temperature: it softens nothing, or learns how much")
+        given = options.parse(self.method_options, known, f"method {self.method}")
+        for name, value in given.items():
+            if not isinstance(value, bool) and not 0 <= value < float("inf"):
+                raise ValueError(f"option {name} of method {self.method} must be 0 or more; got {value}")
+        twice = {"temperature": self.temperature, "loops": self.ramp, "warmup": self.ramp}
+        for name, value in twice.items():
+            if value is not None and name in given:
+                raise ValueError(f"{name} is given twice: {value} and in method_options, {self.method_options!r}")
+
+    def _check_networks(self):
+        import torch
+
+        check_network(self.student, self.weights)
+        if self.method != "scratch":
+            check_network(self.teacher, self.teacher_weights)
+        for method, debiaser, weights in (
+            (self.method, self.debias, self.weights),
+            ("scratch", self.teacher_debias, self.teacher_weights),
+        ):
+            if weights == "published" and (method, debiaser) != ("scratch", "none"):
+                raise ValueError("published weights are taken as they are: use method scratch and no debiaser for them")
+        if self.device != "auto":
+            torch.device(self.device)
+
+    def resolved(self) -> "Run":
+        """Return this run with `auto` decided, and without the settings that its method does not read."""
+        device = resolve_device(self.device)
+        precision = choose_precision(device, self.data)[0] if self.precision == "auto" else self.precision
+        given = self.options()
+        temperature = given.pop("temperature", self.temperature)
+        run = dataclasses.replace(
+            self,
+            device=device,
+            precision=precision,
+            data_options=data.option_text(self.data, self.data_options),
+            method_options=options.spell(given, published_options(self.method)),
+            temperature=temperature,
+        )
+        if self.weights == "published":
+            run = dataclasses.replace(run, **{name: defaults()[name] for name in TRAINED})
+        if self.method == "scratch":
+            unread = [name for name, default in defaults().items() if name.startswith("teacher_") and default is None]
+            teacher = {"teacher": "", "teacher_debias": "none", "teacher_lam": 0.0, "teacher_weights": "none"}
+            run = dataclasses.replace(run, **teacher, **dict.fromkeys(("ramp", "temperature", *unread)))
+        return run
+
+    def options(self) -> dict:
+        """Return the method's options that `method_options` gives, {name: value}."""
+        return options.parse(self.method_options, published_options(self.method), f"method {self.method}")
+
+    def teacher_run(self) -> "Run | None":
+        """Return the run that trains this run's teacher, or None."""
+        if self.method == "scratch":
+            return None
+        return dataclasses.replace(
+            self,
+            student=self.teacher,
+            method="scratch",
+            method_options="",
+            debias=self.teacher_debias,
+            lam=self.teacher_lam,
+            seed=self.seed if self.teacher_seed is None else self.teacher_seed,
+            epochs=self.teacher_epochs or self.epochs,
+            lr=self.teacher_lr or self.lr,
+            batch_size=self.teacher_batch_size or self.batch_size,
+            schedule=self.teacher_schedule or self.schedule,
+            nesterov=False,
+            weights=self.teacher_weights,
+        ).resolved()
+
+    def load_data(self):
+        """Return the data set of this run."""
+        return load_data(self.data, self.skew, self.data_options)
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits: a hash of everything that changes the result."""
+        return _key(self.resolved(), paths.data_folder())
+
+    @property
+    def folder(self):
+        """Where the run's files are."""
+        return paths.runs_folder() / self.key
+
+
+def as_run(settings) -> Run:
+    """Return a Run from a Run or from a dict of its fields. Raises ValueError for an unknown field."""
+    if isinstance(settings, Run):
+        return settings
+    for name in settings:
+        if name not in defaults():
+            raise names.unknown_name(name, defaults(), "setting")
+    return Run(**settings)
+
+
+def from_record(settings) -> dict:
+    """Return the settings in a record as fields of `Run`; records of earlier versions hold the method's weights one by one."""
+    weights = {name: settings[name] for name in (*KEY_WEIGHTS, "alpha") if settings.get(name) is not None}
+    kept = {name: value for name, value in settings.items() if name in defaults()}
+    if weights:
+        kept["method_options"] = options.spell(weights, published_options(settings["method"]))
+    return {"method_options": ""} | kept
+
+
+def resolve_device(device) -> str:
+    """Return the device that "auto" stands for, or the given one."""
+    import torch
+
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_precision(device, dataset) -> tuple:
+    """Return (precision, reason): what `auto` stands for on this device and machine, for this data set.
+
+    It is the same for a teacher and its student. Measured on a CPU with avx512_bf16, bfloat16 takes .5 to .7 of float32's
+    time for ResNets, WRNs and VGGs at CIFAR's 32 pixels, but 1.2 to 1.4 for networks of depthwise convolutions (MobileNetV2,
+    ShuffleV2, EfficientNet-B0) and for the small networks of `quick`: hence CIFAR alone."""
+    if device.startswith("cuda"):
+        import torch
+
+        if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+            return "float32", "this GPU has no bfloat16 arithmetic"
+        return "bfloat16", "the device is a GPU"
+    if not machine.cpu_has_bfloat16():
+        return "float32", "this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
+    if dataset.startswith("cifar"):
+        return "bfloat16", "this CPU has bfloat16 arithmetic, and the images are CIFAR's"
+    return "float32", "on CPUs, bfloat16 is faster only for CIFAR-sized images"
+
+
+def precision_line(run) -> str:
+    """Return the precision of a run with the reason; empty where the run asks for one."""
+    if run.precision != "auto":
+        return ""
+    resolved = run.resolved()
+    return f"precision {resolved.precision}: {choose_precision(resolved.device, resolved.data)[1]}"
+
+
+def load_data(name, skew=None, data_options=""):
+    """Return the data set `name` with the skew given (None: its default) and the options of a run's `data_options`."""
+    given = data.parse_options(name, data_options)
+    return data.load(name, **given) if skew is None else data.load(name, skew=skew, **given)
+
+
+def published_checkpoint(architecture):
+    """Return the path of the published checkpoint. Raises FileNotFoundError, with what to do, where it was not fetched."""
+    from kdlib.models import published
+
+    path = published.published_teacher(architecture)
+    if path is None:
+        raise FileNotFoundError(
+            f"no published checkpoint of {architecture} under {paths.data_folder() / 'cifar_teachers'}: "
+            "run python -m kdlib fetch cifar_teachers, or train the teacher here (weights none)"
+        )
+    return path
+
+
+def published_options(method) -> dict:
+    """Return the options of a method and their published values."""
+    from kdlib import methods
+
+    return methods.method_options(method)
+
+
+@functools.cache
+def defaults() -> dict:
+    """Return {field of Run: its default}."""
+    return {field.name: field.default for field in dataclasses.fields(Run)}
+
+
+@functools.cache
+def check_network(name, weights):
+    """Raise ValueError unless `name` is a network, with these weights."""
+    import torch
+
+    from kdlib import models
+
+    with torch.device("meta"):  # shapes only, no memory
+        models.build_model(name, 2)
+    if weights == "imagenet":
+        models.imagenet_file(name)
+
+
+@functools.cache
+def fingerprint(name, skew, data_options, data_folder) -> str:
+    """Return the fingerprint of a data set as this process first saw it. Cached: hashing thousands of files is slow."""
+    return load_data(name, skew, data_options).fingerprint
+
+
+@functools.cache
+def _key(run, data_folder):
+    from kdlib import debias, models
+
+    teacher, given = run.teacher_run(), run.options()
+    settings = dataclasses.asdict(run) | {name: given.pop(name, None) for name in KEY_WEIGHTS}
+    settings |= {
+        "alpha": given.pop("alpha", None),
+        "method_options": options.spell(given, published_options(run.method)),
+    }
+    content = {
+        "results": RESULTS,
+        "settings": {name: value for name, value in settings.items() if name not in ADDED or value != ADDED[name]},
+        "data": fingerprint(run.data, run.skew, run.data_options, data_folder),
+        "teacher": teacher and teacher.key,
+    }
+    if run.precision == "bfloat16":
+        content["bfloat16"] = 1  # of teachers' outputs and of evaluation too
+    if run.debias in debias.REVISIONS:
+        content["debiaser"] = debias.REVISIONS[run.debias]
+    if run.weights == "published":
+        content["weights"] = files.sha256(published_checkpoint(run.student))
+    if run.weights == "imagenet":
+        content["weights"] = models.imagenet_file(run.student)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

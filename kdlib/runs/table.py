@@ -1,0 +1,117 @@
+"""Records of finished runs as a table, with every metric computed from the stored predictions.
+
+A metric that is new, or was mended, therefore has its figures for every run that is in the store, without training. They are
+kept in `metrics.json` beside the record, under a version: a hash of the code that computes them."""
+
+import functools
+import hashlib
+import json
+
+import numpy as np
+import pandas as pd
+
+from kdlib import bias, data, evaluate, files, paths
+from kdlib.runs import store
+from kdlib.runs.settings import Run, as_run, from_record
+
+PROVENANCE = ("key", "teacher_key", "seconds", "commit", "device")
+
+
+def table(settings) -> pd.DataFrame:
+    """Return one row per run: its settings, metrics, cost and provenance.
+
+    Parameters
+    ----------
+    settings : iterable of Run or dict
+
+    Returns
+    -------
+    DataFrame
+        Metrics are named by split and metric (`test_accuracy`, `val_mad`), those of a student against its teacher
+        `vs_teacher_…`.
+
+    Raises
+    ------
+    ValueError
+        For a run that is not in the store, and for files that do not match their record.
+    """
+    rows = []
+    for run in map(as_run, settings):
+        record = store.stored(run)
+        if record is None:
+            raise ValueError(f"this run is not in the store, so it has no results yet: {run}")
+        provenance = {name: record[name] for name in PROVENANCE}
+        rows.append(from_record(record["settings"]) | flat(metrics(run, record)) | record["cost"] | provenance)
+    return pd.DataFrame(rows).copy()  # in one piece, so that columns can be added
+
+
+def metrics(run: Run, record) -> dict:
+    """Return the metrics of a finished run, from its predictions; cached until the code of a metric changes.
+
+    Returns
+    -------
+    dict
+        `val` and `test` (dicts of performance and `bias.summary`), `vs_teacher` (of `bias.compare`, where there is a teacher)
+        and `test_accuracy_best_epoch`, from the record.
+    """
+    file = paths.runs_folder() / record["key"] / "metrics.json"
+    store.checked_file(record["key"], "predictions.npz")
+    try:
+        cached = json.loads(file.read_text())
+        if cached["version"] == version():
+            return cached["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none yet, or damaged: computed again below
+    teacher = record["teacher_key"]
+    teacher_arrays = None if teacher is None else store.stored_predictions(teacher)
+    values = metrics_of(run.load_data(), store.stored_predictions(record["key"]), teacher_arrays)
+    values["test_accuracy_best_epoch"] = record["metrics"]["test_accuracy_best_epoch"]
+    values = files.plain(values)
+    files.write_json(file, {"version": version(), "metrics": values})
+    return values
+
+
+def metrics_of(dataset, arrays, teacher_arrays=None) -> dict:
+    """Return the metrics of predictions: see `metrics`.
+
+    Parameters
+    ----------
+    dataset : data.Dataset
+        Whose classes and groups are predicted; bias is measured on `data.bias_classes`.
+    arrays, teacher_arrays : dict
+        Of `store.predictions`, of the network and of its teacher.
+    """
+    options, values = {"num_classes": len(data.bias_classes(dataset))}, {}
+    for name in ("val", "test"):
+        truth, group = arrays[f"{name}_labels"], arrays[f"{name}_group"]
+        predicted = arrays[f"{name}_logits"].argmax(1)
+        performance = evaluate.performance(truth, predicted, len(dataset.classes))
+        labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (truth, predicted))
+        # accuracy is that on the classes as they are, not on merged ones
+        values[name] = performance | bias.summary(labels, guesses, group, **options) | performance
+    if teacher_arrays is not None:
+        numbers = arrays["test_labels"], teacher_arrays["test_logits"].argmax(1), arrays["test_logits"].argmax(1)
+        labels, teacher_guesses, guesses = (data.bias_labels(dataset, each) for each in numbers)
+        values["vs_teacher"] = bias.compare(labels, teacher_guesses, guesses, arrays["test_group"], **options)
+    return values
+
+
+def flat(values) -> dict:
+    """Return nested metrics as one dict: {"test": {"mad": …}} as {"test_mad": …}."""
+    result = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            result |= {f"{name}_{part}": item for part, item in value.items()}
+        else:
+            result[name] = value
+    return result
+
+
+@functools.cache
+def version() -> str:
+    """Return a hash of the code behind the metrics, and of numpy, whose generator draws for the floors."""
+    digest = hashlib.sha256(np.__version__.encode())
+    package = paths.ROOT / "kdlib"
+    for file in (*sorted((package / "bias").glob("*.py")), package / "evaluate.py", package / "runs" / "table.py"):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
