@@ -15,7 +15,7 @@ from conftest import REAL_DATA
 from PIL import Image
 from torchvision import datasets
 
-from kdlib import bias, data, evaluate, models, paths, runs
+from kdlib import bias, data, evaluate, files, models, paths, runs
 from kdlib.data import cifar
 from kdlib.runs import settings
 
@@ -47,7 +47,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def files(folder):
+def archives(folder):
     """`folder` with a small cifar10.npz and cifar100.npz; the arrays by name."""
     content = {"cifar10": arrays("cifar10", train=40, test=4), "cifar100": arrays("cifar100")}
     for name, each in content.items():
@@ -62,8 +62,8 @@ def originals(content, split):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_val_is_cut_from_each_class_of_train_and_test_stays_whole(name, files):
-    dataset, content = data.load(name, val_share=0.2), files[name]
+def test_val_is_cut_from_each_class_of_train_and_test_stays_whole(name, archives):
+    dataset, content = data.load(name, val_share=0.2), archives[name]
     per_class = {key: set(np.bincount(split.labels)) for key, split in dataset.splits.items()}
     expected = {"cifar10": ({32}, {8}, {4}), "cifar100": ({16}, {4}, {2})}[name]
     assert tuple(per_class.values()) == expected
@@ -82,7 +82,7 @@ def test_val_is_cut_from_each_class_of_train_and_test_stays_whole(name, files):
     assert len(data.load(name).val) == len(dataset.val) / 2
 
 
-def test_pixels_are_normalised_and_augmented_as_in_the_published_protocols(files):
+def test_pixels_are_normalised_and_augmented_as_in_the_published_protocols(archives):
     ten, hundred = data.load("cifar10"), data.load("cifar100")
     assert (hundred.mean, hundred.std) == ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
     assert (ten.mean, ten.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -91,7 +91,7 @@ def test_pixels_are_normalised_and_augmented_as_in_the_published_protocols(files
         assert (dataset.padding, dataset.flip) == (4, True)
 
 
-def test_gender_is_known_where_the_class_tells_it(files):
+def test_gender_is_known_where_the_class_tells_it(archives):
     dataset = data.load("cifar100")
     assert dataset.groups == ("female", "male")
     for split in dataset.splits.values():
@@ -100,7 +100,7 @@ def test_gender_is_known_where_the_class_tells_it(files):
         assert (split.group >= 0).sum() == np.isin(split.labels, [CIFAR100.index(label) for label in known]).sum()
 
 
-def test_children_and_adults_are_one_class_each_for_the_bias_analysis(files):
+def test_children_and_adults_are_one_class_each_for_the_bias_analysis(archives):
     dataset = data.load("cifar100")
     merged = dict(zip(CIFAR100, data.bias_labels(dataset, np.arange(100)), strict=True))
     names = data.bias_classes(dataset)
@@ -121,7 +121,7 @@ def test_a_data_set_without_merged_classes_keeps_its_labels_and_its_fingerprint(
 
 
 @pytest.mark.parametrize(("name", "coloured"), [("cifar10s", CIFAR10[1::2]), ("cifar100s", CIFAR100[:50])])
-def test_most_training_pictures_of_a_class_are_in_its_own_domain(name, coloured, files):
+def test_most_training_pictures_of_a_class_are_in_its_own_domain(name, coloured, archives):
     dataset = data.load(name, val_share=0.25)
     assert dataset.groups == ("grey", "colour")
     cells = {key: data.class_by_group(split, dataset) for key, split in dataset.splits.items()}
@@ -134,8 +134,8 @@ def test_most_training_pictures_of_a_class_are_in_its_own_domain(name, coloured,
 
 
 @pytest.mark.parametrize("name", ["cifar10s", "cifar100s"])
-def test_colour_is_the_picture_and_grey_its_luminance(name, files):
-    dataset, content = data.load(name), files[name.removesuffix("s")]
+def test_colour_is_the_picture_and_grey_its_luminance(name, archives):
+    dataset, content = data.load(name), archives[name.removesuffix("s")]
     for split in dataset.splits.values():
         shown = originals(content, split)
         assert np.array_equal(split.images[split.group == 1], shown[split.group == 1])
@@ -153,7 +153,7 @@ def test_colour_is_the_picture_and_grey_its_luminance(name, files):
     assert len(train | val | test) == len(content["train_labels"]) + len(content["test_labels"])
 
 
-def test_planted_pixels_are_normalised_by_their_own_mean(files):
+def test_planted_pixels_are_normalised_by_their_own_mean(archives):
     dataset = data.load("cifar10s", skew=1.0)
     pixels = dataset.train.images / 255
     assert dataset.mean == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-4)
@@ -161,7 +161,7 @@ def test_planted_pixels_are_normalised_by_their_own_mean(files):
     assert dataset.std[2] < 0.28  # uniform noise has .289, its luminance less
 
 
-def test_skew_and_seed_are_as_asked_for(files):
+def test_skew_and_seed_are_as_asked_for(archives):
     balanced = data.load("cifar10s", skew=0.5)
     cells = data.class_by_group(balanced.train, balanced) + data.class_by_group(balanced.val, balanced)
     assert (cells == 20).all()
@@ -226,7 +226,7 @@ def test_a_wrong_file_is_refused_with_what_would_be_right(damage, words, folder)
 
 
 @pytest.mark.parametrize("kind", ["truncated", "flipped byte", "another format", "empty"])
-def test_a_damaged_file_is_refused_not_half_read(kind, files, folder):
+def test_a_damaged_file_is_refused_not_half_read(kind, archives, folder):
     file = folder / "cifar10.npz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -237,7 +237,7 @@ def test_a_damaged_file_is_refused_not_half_read(kind, files, folder):
     assert not (folder / "cifar10-prepared.npz").exists()
 
 
-def test_the_cache_leaves_the_file_alone_and_is_enough_without_it(files, folder):
+def test_the_cache_leaves_the_file_alone_and_is_enough_without_it(archives, folder):
     before = files.sha256(folder / "cifar100.npz")
     first = data.load("cifar100")
     assert files.sha256(folder / "cifar100.npz") == before
@@ -249,7 +249,7 @@ def test_the_cache_leaves_the_file_alone_and_is_enough_without_it(files, folder)
     assert data.load("cifar100") is again
 
 
-def test_a_cache_that_changes_after_it_was_loaded_is_not_trusted(files, folder, capsys):
+def test_a_cache_that_changes_after_it_was_loaded_is_not_trusted(archives, folder, capsys):
     first, again = data.load("cifar10s"), data.load("cifar10s")
     file = folder / "cifar10s.npz"
     content = bytearray(file.read_bytes())
@@ -262,7 +262,7 @@ def test_a_cache_that_changes_after_it_was_loaded_is_not_trusted(files, folder, 
     assert data.cache.fingerprint(third) == first.fingerprint
 
 
-def test_a_file_that_holds_a_part_of_the_data_is_used_with_a_word(files, capsys):
+def test_a_file_that_holds_a_part_of_the_data_is_used_with_a_word(archives, capsys):
     data.load("cifar10")
     words = capsys.readouterr().err
     assert "a part of the data: 400 train pictures, officially 5000 a class" in words
@@ -314,7 +314,7 @@ def test_torchvision_reads_and_verifies_the_official_archive(folder, monkeypatch
 def test_each_data_set_says_what_it_is():
     texts = {name: " ".join(data.about(name).split()) for name in data.SOURCES}
     for name, text in texts.items():
-        assert text.startswith(f"`{name}`: ")
+        assert text.startswith(f"`{name.replace('folder', 'table')}`: ")
         assert "Options" not in text
     assert "boy + girl" in texts["cifar100"]
     assert "automobile, cat, dog, horse and truck are coloured" in texts["cifar10s"]
@@ -325,7 +325,7 @@ def test_each_data_set_says_what_it_is():
 SMALL = {"student": "convnet_4", "teacher": "convnet_5", "epochs": 1, "lr": 0.01}
 
 
-def test_a_run_measures_accuracy_on_the_classes_and_bias_on_the_merged_ones(files, monkeypatch):
+def test_a_run_measures_accuracy_on_the_classes_and_bias_on_the_merged_ones(archives, monkeypatch):
     original = evaluate.predict
 
     def mostly_girls(model, images, **options):
@@ -352,7 +352,7 @@ def test_a_run_measures_accuracy_on_the_classes_and_bias_on_the_merged_ones(file
     assert record["metrics"]["vs_teacher"] == compared
 
 
-def test_merging_counts_a_boy_taken_for_a_girl_as_recognised(files):
+def test_merging_counts_a_boy_taken_for_a_girl_as_recognised(archives):
     dataset = data.load("cifar100")
     labels, group = dataset.test.labels, dataset.test.group
     for guess, disparity in (("girl", 0), ("thing_00", 0.5)):
@@ -361,7 +361,7 @@ def test_merging_counts_a_boy_taken_for_a_girl_as_recognised(files):
         assert bias.mean_absolute_disparity(*both, group, num_classes=98) == disparity
 
 
-def test_a_published_checkpoint_is_a_teacher_without_training(files):
+def test_a_published_checkpoint_is_a_teacher_without_training(archives):
     small = {"data": "cifar100", "student": "resnet8", "device": "cpu", "epochs": 1, "batch_size": 256}
     distilled = runs.Run(**small, teacher="resnet8", method="kdpp", teacher_weights="published")
     with pytest.raises(FileNotFoundError, match="fetch cifar_teachers"):
@@ -382,7 +382,7 @@ def test_a_published_checkpoint_is_a_teacher_without_training(files):
     assert distilled.teacher_run().key != record["teacher_key"], "another file is another teacher"
 
 
-def test_a_run_on_data_without_groups_has_no_bias_figures_and_takes_no_debiaser(files):
+def test_a_run_on_data_without_groups_has_no_bias_figures_and_takes_no_debiaser(archives):
     record = runs.run(runs.Run(data="cifar10", **SMALL), log=list)
     metrics = record["metrics"]["test"]
     assert 0 <= metrics["accuracy"] <= 1
@@ -394,7 +394,7 @@ def test_a_run_on_data_without_groups_has_no_bias_figures_and_takes_no_debiaser(
         runs.run(runs.Run(data="cifar10", method="scratch", debias="domain_independent", student="convnet_4"))
 
 
-def test_a_run_on_a_planted_set_takes_its_skew_and_a_debiaser(files):
+def test_a_run_on_a_planted_set_takes_its_skew_and_a_debiaser(archives):
     settings = runs.Run(data="cifar10s", skew=0.8, method="scratch", debias="domain_independent", **SMALL)
     record = runs.run(settings, log=list)
     assert record["metrics"]["test"]["classes_counted"] == 10

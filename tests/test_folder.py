@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from kdlib import data, files
+from kdlib.data import table
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def picture_name(number):
 
 
 @pytest.fixture
-def table(place):
+def write_table(place):
     """Write a table with a row per picture, functions of its number as columns, then `changes`; the file's name."""
 
     def write(changes=None, *, name="table.csv", rows=range(40), **columns):
@@ -52,8 +53,8 @@ def numbers(split):
     return split.images[:, 0, 0, 0].astype(int)
 
 
-def test_the_folder_is_the_class_and_the_table_says_the_group(table):
-    dataset = data.load("folder", path="mine", table=table(group=sex), size=8)
+def test_the_folder_is_the_class_and_the_table_says_the_group(write_table):
+    dataset = data.load("folder", path="mine", table=write_table(group=sex), size=8)
     assert dataset.classes == ("cat", "dog")
     assert dataset.groups == ("female", "male")
     shown = np.concatenate([numbers(split) for split in dataset.splits.values()])
@@ -75,18 +76,18 @@ def test_a_folder_alone_has_no_groups(place):
     assert dataset.mean[0] == pytest.approx(dataset.train.images[:, 0].mean() / 255, abs=1e-4)
 
 
-def test_an_attribute_has_many_values_or_none(table):
+def test_an_attribute_has_many_values_or_none(write_table):
     def group(number):
         return [None, -1, 10, 9, 2][number % 5]
 
     for name in ("table.csv", "table.parquet"):
-        dataset = table.prepare(path="mine", table=table(group=group, name=name), size=8)
+        dataset = table.prepare(path="mine", table=write_table(group=group, name=name), size=8)
         assert dataset.groups == ("2", "9", "10")
         for split in dataset.splits.values():
             assert split.group.tolist() == [[-1, -1, 2, 1, 0][number % 5] for number in numbers(split)]
 
 
-def test_a_nullable_column_of_parquet_may_lack_values(table, place):
+def test_a_nullable_column_of_parquet_may_lack_values(write_table, place):
     frame = pd.DataFrame({"file": [picture_name(number) for number in range(40)]})
     frame["group"] = pd.array([[None, 1, 2][number % 3] for number in range(40)], dtype="Int64")
     frame.to_parquet(place.parent / "table.parquet")
@@ -100,20 +101,20 @@ def test_numbers_can_be_the_names_of_classes(place):
     assert data.load("folder", path="mine/arrays.npz").classes == ("7", "9")
 
 
-def test_rows_are_called_by_their_number_in_the_table(table):
+def test_rows_are_called_by_their_number_in_the_table(write_table):
     rows = [40, *range(40)]
     changes = [(0, "file", "nowhere.png"), (3, "share", "half")]
-    name = table(changes, rows=rows, share=lambda _: "0.5")
+    name = write_table(changes, rows=rows, share=lambda _: "0.5")
     with pytest.raises(ValueError, match=r"share of row 4, 'cat/picture 2\.png' is 'half'"):
         table.prepare(path="mine", table=name, size=8, leave_out=0.1)
 
 
-def test_a_share_is_kept_and_counted_as_a_group(table):
+def test_a_share_is_kept_and_counted_as_a_group(write_table):
     def share(number):
         return [0.0, 0.4, 0.5, 0.75, None][number % 5]
 
     for name in ("table.csv", "table.parquet"):
-        dataset = table.prepare(path="mine", table=table(males=share, name=name), share="males", size=8)
+        dataset = table.prepare(path="mine", table=write_table(males=share, name=name), share="males", size=8)
         assert dataset.groups == ("males < .5", "males > .5")
         for split in dataset.splits.values():
             expected = np.array([[0.0, 0.4, 0.5, 0.75, np.nan][number % 5] for number in numbers(split)], np.float32)
@@ -122,11 +123,11 @@ def test_a_share_is_kept_and_counted_as_a_group(table):
             assert split.group.tolist() == [[0, 0, -1, 1, -1][number % 5] for number in numbers(split)]
 
 
-def test_a_person_is_on_one_side(table):
+def test_a_person_is_on_one_side(write_table):
     def who(number):
         return f"person {number % 20}"
 
-    dataset = data.load("folder", path="mine", table=table(group=sex, person=who), size=8)
+    dataset = data.load("folder", path="mine", table=write_table(group=sex, person=who), size=8)
     persons = [{number % 20 for number in numbers(split)} for split in dataset.splits.values()]
     assert list(map(len, persons)) == [12, 4, 4]
     assert all(
@@ -134,22 +135,22 @@ def test_a_person_is_on_one_side(table):
     )
 
 
-def test_a_split_column_is_followed(table):
+def test_a_split_column_is_followed(write_table):
     def part(number):
         return ["train", "train", "val", "test"][number // 2 % 4]
 
-    dataset = data.load("folder", path="mine", table=table(group=sex, split=part), size=8)
+    dataset = data.load("folder", path="mine", table=write_table(group=sex, split=part), size=8)
     for name, split in dataset.splits.items():
         assert {part(number) for number in numbers(split)} == {name}
         assert len(split) == {"train": 20, "val": 10, "test": 10}[name]
-    two = table.prepare(path="mine", table=table(split=lambda n: "test" if n >= 30 else "train"), size=8)
+    two = table.prepare(path="mine", table=write_table(split=lambda n: "test" if n >= 30 else "train"), size=8)
     assert sorted(numbers(two.test)) == list(range(30, 40))
     assert len(two.val) == 4
-    leak = table(split=part, person=lambda number: number % 8 if number else 7)
+    leak = write_table(split=part, person=lambda number: number % 8 if number else 7)
     with pytest.raises(ValueError, match=r"'7' is in test and in train: a person belongs to one split"):
         table.prepare(path="mine", table=leak, size=8)
     with pytest.raises(ValueError, match=r"split of row 4, 'dog/picture 3\.png' is 'dev', not train"):
-        table.prepare(path="mine", table=table([(3, "split", "dev")], split=part), size=8)
+        table.prepare(path="mine", table=write_table([(3, "split", "dev")], split=part), size=8)
 
 
 def test_folders_train_and_test_are_the_split(place):
@@ -174,14 +175,14 @@ def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
     assert data.class_by_group(dataset.test, dataset).all()
     dark = dataset.train.images.mean((1, 2, 3)) < 128
     assert np.array_equal(dark, dataset.train.group == 0), "each its own picture"
-    files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    times = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
     assert table.example() == options
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == files
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
 
 
-def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, table, capsys):
+def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, write_table, capsys):
     with pytest.raises(ValueError, match=r"2 of 41 pictures cannot be used.*nowhere\.png: is in table\.csv, row 4"):
-        data.load("folder", path="mine", table=table([(3, "file", "nowhere.png")], group=sex), size=8)
+        data.load("folder", path="mine", table=write_table([(3, "file", "nowhere.png")], group=sex), size=8)
     dataset = data.load("folder", path="mine", table="table.csv", size=8, leave_out=0.1)
     assert dataset.left_out == (
         "nowhere.png: is in table.csv, row 4, but no such picture is there", "dog/picture 3.png: is not in table.csv"
@@ -191,22 +192,22 @@ def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_shar
     for split in dataset.splits.values():
         assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
     with pytest.raises(ValueError, match=r"no row of .* names a picture: .*pictures are as 'cat/picture 0\.png'"):
-        table.prepare(path="mine", table=table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
+        table.prepare(path="mine", table=write_table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
 
 
-def test_names_alone_odd_names_and_twice_named_pictures(place, table):
+def test_names_alone_odd_names_and_twice_named_pictures(place, write_table):
     names = {0: "cat/été, «x»\t'1.png", 1: "dog/\udcff.png", 2: "cat/-rf $(x);#.png"}
     for number, name in names.items():
         (place / picture_name(number)).rename(place / name)
     changes = [(0, "file", "e\u0301te\u0301, «x»\t'1.png"), (2, "file", names[2]), (3, "file", "picture 3.png")]
-    dataset = table.prepare(path="mine", table=table(changes, group=sex), size=8, leave_out=0.06)
+    dataset = table.prepare(path="mine", table=write_table(changes, group=sex), size=8, leave_out=0.06)
     assert {0, 2, 3} <= set(np.concatenate([numbers(split) for split in dataset.splits.values()]))
     assert [text.split(":")[0] for text in dataset.left_out] == ["dog/picture 1.png", "dog/\udcff.png"]
     with pytest.raises(ValueError, match=r"row 6: 'cat/picture 4\.png' is named already in row 5"):
-        table.prepare(path="mine", table=table([(5, "file", picture_name(4))], group=sex), leave_out=0.2)
+        table.prepare(path="mine", table=write_table([(5, "file", picture_name(4))], group=sex), leave_out=0.2)
     os.link(place / picture_name(5), place / "cat" / "picture 5.png")
     with pytest.raises(ValueError, match=r"row 6: 'picture 5\.png' could be cat/picture 5\.png or dog/picture 5\.png"):
-        table.prepare(path="mine", table=table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
+        table.prepare(path="mine", table=write_table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
 
 
 def test_what_is_no_picture_is_listed(place, capsys):
@@ -228,13 +229,13 @@ def test_what_is_no_picture_is_listed(place, capsys):
     assert "readme.txt: is in no class folder" in capsys.readouterr().err
 
 
-def test_a_changed_table_or_folder_is_prepared_again(place, table):
-    name = table(group=sex)
+def test_a_changed_table_or_folder_is_prepared_again(place, write_table):
+    name = write_table(group=sex)
     first = data.load("folder", path="mine", table=name, size=8)
     again = data.load("folder", path="mine", table=name, size=8)
     assert data.load("folder", path="mine", table=name, size=8) is again
     assert again.fingerprint == first.fingerprint
-    table(group=lambda number: "male" if number else "female")
+    write_table(group=lambda number: "male" if number else "female")
     changed = data.load("folder", path="mine", table=name, size=8)
     assert changed.fingerprint != first.fingerprint
     (place / picture_name(0)).unlink()
@@ -368,20 +369,20 @@ def test_wrong_arrays_are_named(changes, message, place):
     assert "arrays.npz" in str(caught.value)
 
 
-def test_wrong_options_and_tables_are_named(place, table):
+def test_wrong_options_and_tables_are_named(place, write_table):
     for options, message in (
         ({}, "needs a path"),
         (
-            {"path": "mine", "table": table(), "group": "sex"},
+            {"path": "mine", "table": write_table(), "group": "sex"},
             r"table\.csv has no column 'sex', named as group; it has file",
         ),
-        ({"path": "mine", "table": table(), "file": "name"}, "no column 'name', of the pictures' paths"),
+        ({"path": "mine", "table": write_table(), "file": "name"}, "no column 'name', of the pictures' paths"),
         (
-            {"path": "mine", "table": table(share=lambda _: "half", name="half.csv")},
+            {"path": "mine", "table": write_table(share=lambda _: "half", name="half.csv")},
             r"half\.csv: share of row 1, 'cat/picture 0\.png' is 'half'",
         ),
         (
-            {"path": "mine", "table": table([(4, "person", "")], person=str, name="persons.csv")},
+            {"path": "mine", "table": write_table([(4, "person", "")], person=str, name="persons.csv")},
             r"row 5, 'cat/picture 4\.png' has no person",
         ),
         ({"path": "mine", "size": 3}, "pixels"),

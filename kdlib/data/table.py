@@ -34,7 +34,7 @@ def prepare(
     flip=True,
     leave_out=0.01,
 ) -> Dataset:
-    """`folder`: pictures of your own: a folder of class folders with a table of attributes, or arrays.
+    """`table`: pictures of your own: a folder of class folders with a table of attributes, or arrays.
 
     A folder holds one folder for each class (or train/, val/ and test/, which hold those); a table, CSV or parquet, names
     each picture and its attribute, binary, many-valued or a share between 0 and 1 (as of the males in a picture: above .5 it
