@@ -8,7 +8,7 @@ import torch
 from benchmarks.plain import MEAN, STD
 from kdlib import data, methods, models, paths, teachers
 from kdlib.data.augment import Images, number_of_views
-from kdlib.runs.settings import choose_precision
+from kdlib.runs.machine import choose_precision
 from kdlib.train import train
 
 METHODS = ("ckd", "rkd", "ctkd", "kdpp")

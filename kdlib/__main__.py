@@ -17,7 +17,7 @@ def main(arguments=None) -> int:
     run = commands.add_parser("run", help="train one network; the last line printed is its record, as JSON")
     _add_fields(run, _fields())
     sweep = commands.add_parser("sweep", help="finish every run of a profile")
-    sweep.add_argument("--profile", default="quick")
+    sweep.add_argument("--profile", default="quick", help="a name in profiles/, or a path to a .toml file")
     sweep.add_argument("--engine", default="local")
     sweep.add_argument("--address", help="of a Ray cluster")
     sweep.add_argument("--workers", type=int, help="processes of the local engine (default: one per core)")
@@ -80,18 +80,27 @@ def _given(chosen):
 
 
 def _run(chosen):
+    from kdlib.runs.settings import as_run
+
+    settings = as_run(_given(chosen))  # checked before torch is loaded, as far as that can be
     from kdlib.runs.training import run
 
-    print(json.dumps(run(_given(chosen))))
+    print(json.dumps(run(settings)))
 
 
 def _sweep(chosen):
+    from kdlib import data
     from kdlib.profiles import profile
+    from kdlib.runs.settings import as_run
+
+    given = _given(chosen)
+    data.defaults(given.get("data", "digits_s"))  # a misspelt name is refused before torch is loaded
+    study = profile(chosen.profile, "all").changed(chosen.seeds, **given)
+    settings = [as_run(run) for run in study.grid() + study.extras()]
     from kdlib.sweep import sweep
 
-    study = profile(chosen.profile, "all").changed(chosen.seeds, **_given(chosen))
-    table = sweep(study.grid() + study.extras(), chosen.engine, workers=chosen.workers, address=chosen.address)
-    print(f"{len(table)} runs of profile {chosen.profile} are in the store")
+    table = sweep(settings, chosen.engine, workers=chosen.workers, address=chosen.address)
+    print(f"{len(table)} runs of profile {study.name} are in the store")
 
 
 def _fetch(chosen):

@@ -10,25 +10,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def data_folder() -> Path:
-    """Prepared data sets and downloads."""
-    return Path(os.environ.get("KDLIB_DATA") or ROOT / "data")
+    """Return the folder of prepared data sets and downloads."""
+    return _folder("KDLIB_DATA", "data")
 
 
 def runs_folder() -> Path:
-    """The run store: one folder per run, named by its key."""
-    return Path(os.environ.get("KDLIB_RUNS") or ROOT / "runs")
+    """Return the folder of the run store: one folder per run, named by its key."""
+    return _folder("KDLIB_RUNS", "runs")
 
 
 def reports_folder() -> Path:
-    """Executed notebooks, figures, tables, `index.html`."""
-    return Path(os.environ.get("KDLIB_REPORTS") or ROOT / "reports")
+    """Return the folder of executed notebooks, figures, tables and `index.html`."""
+    return _folder("KDLIB_REPORTS", "reports")
+
+
+def _folder(setting, default):
+    """The folder that a setting names: `~` is the home folder, a relative one lies in the project, whoever asks from where."""
+    return ROOT / Path(os.environ.get(setting) or default).expanduser()
 
 
 def smoke() -> bool:
-    """True when `KDLIB_SMOKE` asks for runs just large enough to show that everything works."""
+    """Return whether `KDLIB_SMOKE` asks for runs just large enough to show that everything works."""
     return os.environ.get("KDLIB_SMOKE", "") not in ("", "0")
 
 
 def interactive() -> bool:
-    """Whether a person watches: a terminal, or a notebook that is not run headlessly."""
+    """Return whether a person watches: in a terminal, or in a notebook that is not run headlessly."""
     return sys.stdout.isatty() or ("ipykernel" in sys.modules and not os.environ.get("KDLIB_HEADLESS"))

@@ -21,7 +21,7 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 64
     lr: float = 0.1  # the highest of the schedule
-    precision: str = "auto"  # see `choose_precision`
+    precision: str = "auto"  # see `runs.machine.choose_precision`
     device: str = "auto"  # CUDA where there is one
     threads: int = 1  # of a CPU; another number changes the last bits, and a sweep fills the cores with runs instead
     schedule: str = "one_cycle"

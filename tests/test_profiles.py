@@ -165,3 +165,121 @@ def test_cifar10s_follows_the_published_protocol_with_students_of_half_the_size_
 
 def changed(one, other):
     return {name for name, value in vars(one).items() if getattr(other, name) != value}
+
+
+# ---- studies as files
+
+MINE = """
+pairs = ["convnet_8->convnet_4"]
+methods = ["ckd", "rkd"]
+seeds = [0, 1]
+controls = ["logit_adjustment 1 -> resample", "domain_independent -> none"]
+
+[data]
+name = "digits_s"
+fold = 1
+
+[training]
+epochs = 3
+lr = 1
+batch_size = 32
+
+[teacher]
+epochs = 4
+seed = 0
+
+[debias]
+critic = [1, 2.5]
+resample = []
+"""
+
+
+def write(folder, text, name="mine.toml"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_a_file_of_ones_own_is_a_study(tmp_path, monkeypatch):
+    study = profiles.profile(write(tmp_path, MINE))
+    assert (study.name, study.seeds, study.pairs) == ("mine", (0, 1), (("convnet_8", "convnet_4"),))
+    assert study.debias == {"critic": (1.0, 2.5), "resample": (0.0,)}
+    run = as_run(study.students("ckd")[1])
+    assert (run.data_options, run.epochs, run.lr, run.teacher_epochs, run.teacher_seed, run.seed) == ("fold=1", 3, 1.0, 4, 0, 1)
+    assert type(study.settings["lr"]) is float, "a key holds the number as its type writes it"
+    monkeypatch.chdir(tmp_path)
+    assert profiles.profile("mine.toml") == profiles.profile("./mine.toml") == study
+    assert profiles.profile_name("some/where/mine.toml") == profiles.profile_name("mine") == "mine"
+
+
+def test_controls_combine_a_debiased_teacher_with_a_debiased_student(tmp_path):
+    study = profiles.profile(write(tmp_path, MINE))
+    kinds = {(run["teacher_debias"], run["teacher_lam"], run["debias"], run["lam"]) for run in study.controlled("rkd")}
+    assert kinds == {("logit_adjustment", 1.0, "resample", 0.0), ("domain_independent", 0.0, "none", 0.0)}
+    runs = [as_run(settings) for settings in study.grid()]
+    assert sum(run.teacher_debias == "logit_adjustment" for run in runs) == 2 * 2, "methods × seeds"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "words"),
+    [
+        ("epochs = 3", "epochss = 3", "epochss", "'epochs'"),
+        ("epochs = 3", 'epochs = "3"', 'epochs = "3"', "epochs must be a whole number"),
+        ("epochs = 3", "epochs = 3.5", "epochs = 3.5", "epochs must be a whole number"),
+        ("lr = 1", "lr = true", "lr", "lr must be a number"),
+        ("lr = 1\n", "", "[training]", "lr is missing"),
+        ("[training]", "[trainings]", "[trainings]", "'training'"),
+        ('name = "digits_s"', 'name = "digit_s"', "name", "'digits_s'"),
+        ("fold = 1", "folds = 1", "folds", "'fold'"),
+        ("fold = 1", 'fold = "one"', "[data]", "fold"),
+        ("seed = 0", "seeds = 0", "seeds = 0", "'seed'"),
+        ("critic = [1, 2.5]", "critics = [1]", "critics", "'critic'"),
+        ("critic = [1, 2.5]", "critic = []", "critic", "critic needs a list of λ"),
+        ("critic = [1, 2.5]", "critic = 1", "critic", "critic must be a list"),
+        ("critic = [1, 2.5]", "critic = [-1]", "critic", "zero or more"),
+        ("resample = []", "resample = [1]", "resample", "resample"),
+        ("methods =", "method =", "method", "'methods'"),
+        ('["ckd", "rkd"]', '["ckd", "rkdd"]', "methods", "'rkd'"),
+        ("convnet_8->convnet_4", "convnet_8", "pairs", "teacher->student"),
+        ("-> resample", "-> resampled", "controls", "'resample'"),
+        ("logit_adjustment 1 ->", "logit_adjustment ->", "controls", "needs a λ"),
+        ("logit_adjustment 1 ->", "balanced_teacher 1 ->", "controls", "balanced_teacher"),
+        ("seed = 0", 'seed = 0\ndebias = "critic"', "debias", "has none"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_line(tmp_path, before, after, line, words):
+    assert before in MINE
+    text = MINE.replace(before, after)
+    (number,) = [n for n, row in enumerate(text.splitlines(), 1) if row.startswith(line)]
+    with pytest.raises(ValueError, match=words) as caught:
+        profiles.profile(write(tmp_path, text))
+    assert f"mine.toml, line {number}:" in str(caught.value)
+
+
+@pytest.mark.parametrize(("before", "after", "words"), [
+    ("seeds = [0, 1]", "seeds = []", "seeds is missing"), ("epochs = 4", "epochs = [", "mine.toml"),
+])  # fmt: skip
+def test_a_file_that_is_incomplete_is_refused(tmp_path, before, after, words):
+    with pytest.raises(ValueError, match=words):
+        profiles.profile(write(tmp_path, MINE.replace(before, after)))
+
+
+def test_a_profile_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match="'quick'"):
+        profiles.profile("quik")
+    with pytest.raises(ValueError, match=r"nowhere\.toml"):
+        profiles.profile(tmp_path / "nowhere.toml")
+    with pytest.raises(ValueError, match="name of a built-in"):
+        profiles.profile(write(tmp_path, MINE, "quick.toml"))
+
+
+@pytest.mark.parametrize("name", profiles.built_in())
+def test_a_built_in_study_is_a_short_file_with_a_head(name):
+    lines = profiles.profile_file(name).read_text().splitlines()
+    head = "\n".join(line for line in lines[:5] if line.startswith("#"))
+    assert f"make all PROFILE={name}" in head or name == "quick"
+    assert "Time:" in head or "Hardware:" in head
+    assert 10 <= sum(bool(line.strip()) for line in lines) <= 55
+
+
+def test_reading_studies_does_not_need_their_data():
+    assert {profiles.profile(name, "all").name for name in profiles.built_in()} == set(profiles.built_in())

@@ -111,8 +111,8 @@ class Run(Recipe):
 
     def resolved(self) -> "Run":
         """Return this run with `auto` decided, and without the settings that its method does not read."""
-        device = resolve_device(self.device)
-        precision = choose_precision(device, self.data)[0] if self.precision == "auto" else self.precision
+        device = machine.resolve_device(self.device)
+        precision = machine.choose_precision(device, self.data)[0] if self.precision == "auto" else self.precision
         given = self.options()
         temperature = given.pop("temperature", self.temperature)
         run = dataclasses.replace(
@@ -189,40 +189,12 @@ def from_record(settings) -> dict:
     return {"method_options": ""} | kept
 
 
-def resolve_device(device) -> str:
-    """Return the device that "auto" stands for, or the given one."""
-    import torch
-
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def choose_precision(device, dataset) -> tuple:
-    """Return (precision, reason): what `auto` stands for on this device and machine, for this data set.
-
-    It is the same for a teacher and its student. Measured on a CPU with avx512_bf16, bfloat16 takes .5 to .7 of float32's
-    time for ResNets, WRNs and VGGs at CIFAR's 32 pixels, but 1.2 to 1.4 for networks of depthwise convolutions (MobileNetV2,
-    ShuffleV2, EfficientNet-B0) and for the small networks of `quick`: hence CIFAR alone."""
-    if device.startswith("cuda"):
-        import torch
-
-        if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
-            return "float32", "this GPU has no bfloat16 arithmetic"
-        return "bfloat16", "the device is a GPU"
-    if not machine.cpu_has_bfloat16():
-        return "float32", "this CPU has no bfloat16 arithmetic (avx512_bf16 or amx_bf16)"
-    if dataset.startswith("cifar"):
-        return "bfloat16", "this CPU has bfloat16 arithmetic, and the images are CIFAR's"
-    return "float32", "on CPUs, bfloat16 is faster only for CIFAR-sized images"
-
-
 def precision_line(run) -> str:
     """Return the precision of a run with the reason; empty where the run asks for one."""
     if run.precision != "auto":
         return ""
     resolved = run.resolved()
-    return f"precision {resolved.precision}: {choose_precision(resolved.device, resolved.data)[1]}"
+    return f"precision {resolved.precision}: {machine.choose_precision(resolved.device, resolved.data)[1]}"
 
 
 def load_data(name, skew=None, data_options=""):

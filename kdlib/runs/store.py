@@ -65,12 +65,13 @@ def checked_file(key, name):
     """
     file = paths.runs_folder() / key / name
     expected = (stored_record(key) or {}).get("files", {}).get(name)  # earlier records have none
-    if expected is not None and (
-        not file.exists() or _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) != expected
-    ):
-        problem = "does not match the SHA-256 in its record" if file.exists() else "is missing"
-        raise ValueError(f"{file} {problem}; remove the folder {file.parent} to train that run again")
-    return file
+    if not file.exists():
+        problem = "is missing"
+    elif expected and _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
+        problem = "does not match the SHA-256 in its record"
+    else:
+        return file
+    raise ValueError(f"{file} {problem}; remove the folder {file.parent} to train that run again")
 
 
 @functools.lru_cache(maxsize=4096)
