@@ -9,19 +9,20 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 REPORTS   := $(or $(KDLIB_REPORTS),reports)
-OUT       := $(REPORTS)/$(PROFILE)
+OUT       := $(REPORTS)/$(patsubst %.toml,%,$(notdir $(PROFILE)))
+STUDY     := $(wildcard $(filter %.toml,$(PROFILE)) profiles/$(PROFILE).toml)
 NAMES     := $(basename $(notdir $(wildcard notebooks/*.ipynb)))
 ONE       := $(addprefix notebooks/,$(NAMES))
 DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test lab bench clean lock $(ONE)
+.PHONY: help setup all executed test lint lab bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
 	@sed -nE 's/^\$$\(ONE\):/notebooks\/NAME:/; s/^([a-zA-Z\/]+):[^#]*## /\1\t/p' Makefile | expand -t 18
-	@echo "Options: PROFILE=$(PROFILE)  PARAMS=\"-p NAME VALUE …\"  BENCH=\"--short\"  PYTHON=$(PYTHON)"
+	@echo "Options: PROFILE=$(PROFILE) (a name in profiles/, or a .toml file)  PARAMS=\"-p NAME VALUE …\"  BENCH=\"--short\"  PYTHON=$(PYTHON)"
 
 setup: $(INSTALLED) ## build .venv from constraints.txt, if it is missing or stale
 
@@ -38,7 +39,7 @@ all: setup       ## train what is missing, execute every notebook, write reports
 
 executed: $(DONE)
 
-$(OUT)/%.ipynb: notebooks/%.ipynb $(INSTALLED) $(SOURCES)
+$(OUT)/%.ipynb: notebooks/%.ipynb $(INSTALLED) $(SOURCES) $(STUDY)
 	@$(EXECUTE) $< --out $@ -p profile $(PROFILE) $(PARAMS)
 
 $(ONE): notebooks/%: setup ## execute one notebook, as make notebooks/05_rkd
@@ -50,6 +51,12 @@ test: setup      ## run every test, and the notebooks in their smoke size
 	export KDLIB_SMOKE=1 KDLIB_HEADLESS=1 KDLIB_DATA=$$folder/data KDLIB_RUNS=$$folder/runs KDLIB_REPORTS=$$folder/reports && \
 	$(BIN)/python -m kdlib sweep --profile quick && \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval-lax notebooks
+
+lint: setup      ## check style, types, and that notebooks hold no outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
+	$(BIN)/mypy
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
