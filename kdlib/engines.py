@@ -1,7 +1,7 @@
-"""Who executes the runs of a sweep: the cores of this machine, or a Ray cluster.
+"""Engines: who executes the runs of a sweep, the cores of this machine or a Ray cluster.
 
-An engine takes runs that do not wait for each other, and tells `progress` of each that ends. Runs that share a teacher go to
-one worker in turn, so that they share its bank of outputs."""
+An engine takes runs that do not depend on each other and reports to `progress` as each ends. Runs that share a teacher go to
+the same worker, one after the other, so that they share its bank of outputs."""
 
 import itertools
 import multiprocessing
@@ -19,9 +19,20 @@ EPOCH_LINE_SECONDS = 10  # an epoch's line is printed when nothing else was for 
 
 
 def local(todo, workers, address, progress):
+    """Execute runs in processes of this machine.
+
+    Parameters
+    ----------
+    todo : list of Run
+    workers : int or None
+        Number of processes; None: as many as the cores allow, one where a run uses a GPU.
+    address : None
+        Not used; for Ray.
+    progress : Progress
+    """
     cores = os.cpu_count() or 1
-    most = 1 if any(run.device != "cpu" for run in todo) else max(1, cores // max(run.threads for run in todo))
-    workers = min(workers or most, len(todo))
+    possible = 1 if any(run.device != "cpu" for run in todo) else max(1, cores // max(run.threads for run in todo))
+    workers = min(workers or possible, len(todo))
     if workers == 1:
         for run in itertools.chain(*_chunks(todo, 1)):
             progress.finished(run, _attempt(run, progress.line))
@@ -40,6 +51,7 @@ def local(todo, workers, address, progress):
 
 
 def ray_cluster(todo, workers, address, progress):
+    """Execute runs as tasks of the Ray cluster at `address`, whose nodes share the run store; otherwise as `local`."""
     try:
         import ray
     except ImportError as error:
@@ -61,9 +73,10 @@ _FOLDERS = {"KDLIB_DATA": paths.data_folder, "KDLIB_RUNS": paths.runs_folder}
 
 
 def _chunks(todo, parts):
-    """The runs in lists whose runs see the same teacher outputs, so that a worker computes them once; none much longer than
-    a fair part. The first lists of all groups come before their second ones, so that workers start on different groups.
-    Methods that read the teacher's embedding come first: the others then find all they need in its bank."""
+    """Return the runs in lists that share the same teacher outputs, so that a worker computes these once.
+
+    No list is much longer than a fair part. The first lists of all groups precede their second ones, so that workers start on
+    different groups. Methods that read the teacher's embedding come first: the bank then holds all that the others need."""
     longest = max(-(-len(todo) // parts), 3)
     groups = {}
     for run in sorted(todo, key=lambda run: not methods.needs_embedding(run.method)):
@@ -74,7 +87,7 @@ def _chunks(todo, parts):
 
 
 def _attempt(run, log):
-    """None when the run is done, else what went wrong."""
+    """Execute a run; return None, or what went wrong."""
     try:
         runs.run(run, log=log)
     except Exception as error:
@@ -92,7 +105,7 @@ def _start_worker(lines):
 
 
 def _end_with_parent():
-    """A sweep that is killed leaves no worker behind; what a worker was at resumes from its checkpoint."""
+    """End this worker when its sweep is killed; its run resumes from the last checkpoint."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -108,8 +121,15 @@ def _work_remotely(chunk, folders):
 
 
 class Progress:
-    """Prints a line per finished run, and an epoch's line when nothing else was printed for a while; a bar instead where a
-    person is watching. Collects failures."""
+    """Reports a sweep: a line per finished run, and an epoch's line after a while without one; a bar in interactive sessions.
+
+    Parameters
+    ----------
+    total : int
+        Number of runs.
+    log : callable
+        Takes each line.
+    """
 
     def __init__(self, total, log):
         self.total, self.done, self.log, self.failures = total, 0, log, []
@@ -121,10 +141,12 @@ class Progress:
             self.bar = tqdm(total=total, unit="run", desc="training")
 
     def line(self, text, run=None):
+        """Report an epoch of a run, unless something was reported a moment ago."""
         if time.monotonic() - self.last > EPOCH_LINE_SECONDS:
             self._say(f"    {names.run_name(run)}: {text}" if run else f"    {text}")
 
     def finished(self, run, failure):
+        """Report the end of a run; `failure`: what went wrong, or None."""
         self.done += 1
         if failure:
             self.failures.append(f"{names.run_name(run)} ({run.key}): {failure}")
@@ -140,7 +162,7 @@ class Progress:
             self._say(f"[{self.done}/{self.total}] {names.run_name(run)}  {figures}  {left:.0f} s left")
 
     def drain(self, lines):
-        """Handle what the workers say for up to a fifth of a second."""
+        """Report what the workers sent, waiting up to a fifth of a second."""
         try:
             while True:
                 run, text, kind = lines.get(timeout=0.2)
@@ -149,6 +171,7 @@ class Progress:
             pass
 
     def close(self):
+        """End the report. Raises RuntimeError with the runs that failed."""
         if self.bar:
             self.bar.close()
         if self.failures:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def make_folder(folder) -> Path:
-    """Create `folder` (and parents) and check that files can be written in it; OSError names the way out if not."""
+    """Create `folder` and its parents, and return it. Raises OSError, which says what to do, where no file can be written."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def replacing(path, suffix=""):
 
 @contextlib.contextmanager
 def writing(path):
-    """Around writes to `path`: the system's error, as of a full disk, then says which file it met."""
+    """Make the errors of writing to `path` (a full disk, say) name the file."""
     try:
         yield
     except OSError as error:
@@ -52,20 +52,20 @@ def writing(path):
 
 @contextlib.contextmanager
 def only_process(path):
-    """Hold the lock `path`; wait while another process holds it. The system frees it when its holder dies."""
+    """Hold the lock `path`, waiting for another process that holds it. The system frees it when its holder dies."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def write_json(path, value):
-    """Write `value` as indented JSON, atomically. NaN and infinity become null: JSON has neither."""
+    """Write `value` as indented JSON, whole or not at all. NaN and infinity become null: JSON has neither."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def plain(value):
-    """`value` with numpy and torch numbers as Python's, non-finite numbers as None, tuples as lists."""
+    """Return `value` with plain Python numbers and lists, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -78,7 +78,7 @@ def plain(value):
 
 
 def sha256(path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,4 @@
-"""A grid of runs, executed here on all cores or on a Ray cluster, and its results as a table.
-
-Runs that are in the store cost nothing. Teachers are trained first; runs that share a teacher go to one worker in turn,
-so they share its bank of outputs."""
+"""A grid of runs: those that are not in the store are trained, teachers first, and the results returned as a table."""
 
 import pandas as pd
 
@@ -10,24 +7,46 @@ from kdlib.engines import ENGINES, Progress
 from kdlib.runs.settings import precision_line
 from kdlib.runs.table import table
 
+__all__ = ["sweep", "table"]
+
 
 def sweep(settings, engine="local", *, workers=None, address=None, log=print) -> pd.DataFrame:
-    """Finish every run and return `table` of them, in the order given.
+    """Finish every run and return the table of them, in the order given.
 
-    settings: an iterable of Run or dicts of its fields; engine: "local", with `workers` processes (default: one per core,
-    or one in all where a run uses CUDA), or "ray", with the cluster at `address` (a shared run store is needed).
-    A run that fails does not stop the others; at the end RuntimeError names those that failed."""
+    Parameters
+    ----------
+    settings : iterable of Run or dict
+    engine : {"local", "ray"}
+    workers : int, optional
+        Processes of the local engine; default: one per core, one in all where a run uses a GPU.
+    address : str, optional
+        Of a Ray cluster whose nodes share the run store.
+    log : callable
+        Takes each line of progress.
+
+    Returns
+    -------
+    DataFrame
+        See `runs.table.table`.
+
+    Raises
+    ------
+    ValueError
+        For settings that no run can have, and an unknown engine.
+    RuntimeError
+        At the end, with the names of the runs that failed; the others are finished.
+    """
     if engine not in ENGINES:
         raise names.unknown_name(engine, ENGINES, "engine")
-    asked = [runs.as_run(item) for item in settings]
-    every = list(dict.fromkeys(run.resolved() for run in asked))
-    todo = [run for run in every if runs.stored(run) is None]
+    requested = [runs.as_run(item) for item in settings]
+    resolved = list(dict.fromkeys(run.resolved() for run in requested))
+    todo = [run for run in resolved if runs.stored(run) is None]
     if todo:
         files.make_folder(paths.runs_folder())
-        for line in sorted({precision_line(run) for run in asked} - {""}):
+        for line in sorted({precision_line(run) for run in requested} - {""}):
             log(line)
-        for network in {run.student for run in every if run.weights == "imagenet"}:
-            models.build_model(network, 2, weights="DEFAULT")  # once: where they cannot be had, nothing is trained
+        for network in {run.student for run in resolved if run.weights == "imagenet"}:
+            models.build_model(network, 2, weights="DEFAULT")  # once: without the weights, nothing is trained
         teachers = {run.teacher_run() for run in todo} - {None}
         missing = sorted((run for run in teachers if runs.stored(run) is None), key=lambda run: run.key)
         others = [run for run in todo if run not in teachers]
@@ -38,4 +57,4 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
             if stage:
                 ENGINES[engine](stage, workers, address, progress)
         progress.close()
-    return table(every)
+    return table(resolved)
