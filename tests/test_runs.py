@@ -241,24 +241,24 @@ def test_a_store_that_cannot_be_written_is_named(tiny, tmp_path, monkeypatch):
         run(Run(**SMALL, method="scratch"))
 
 
-COMMAND = [sys.executable, "-m", "kdlib", "run", "--student", "convnet_4", "--method", "scratch", "--epochs", "60"]
+COMMAND = [sys.executable, "-m", "kdlib", "run", "--student", "convnet_4", "--method", "scratch", "--epochs", "30"]
 
 
 def test_a_killed_process_resumes_where_it_was_and_gives_the_same_bits(shared_data, digits, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_CHECKPOINT_SECONDS", "0")
     process = subprocess.Popen(COMMAND, cwd=paths.ROOT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
-        if line.startswith("epoch  10/"):
+        if line.startswith("epoch   5/"):
             break
     process.send_signal(signal.SIGKILL)
     process.wait()
-    settings = Run(student="convnet_4", method="scratch", epochs=60)
+    settings = Run(student="convnet_4", method="scratch", epochs=30)
     folder = settings.folder
     assert (folder / "checkpoint.pt").exists()
     assert not (folder / "record.json").exists()
     finished = subprocess.run(COMMAND, cwd=paths.ROOT, capture_output=True, text=True, check=True)
     resumed = [line for line in finished.stdout.splitlines() if line.startswith("resuming after epoch")]
-    assert int(resumed[0].split()[-1]) >= 9
+    assert int(resumed[0].split()[-1]) >= 4
     record = json.loads(finished.stdout.splitlines()[-1])
     assert record == runs.stored(settings)
     interrupted = runs.predictions(settings)
@@ -269,7 +269,7 @@ def test_a_killed_process_resumes_where_it_was_and_gives_the_same_bits(shared_da
 
 
 def test_two_processes_that_want_one_run_train_it_once(shared_data, digits):
-    command = [*COMMAND[:-1], "20"]
+    command = [*COMMAND[:-1], "8"]
     processes = [
         subprocess.Popen(command, cwd=paths.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -278,4 +278,4 @@ def test_two_processes_that_want_one_run_train_it_once(shared_data, digits):
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0][-1] == outputs[1][-1]
     trained = [sum(line.startswith("epoch ") for line in output) for output in outputs]
-    assert sorted(trained) == [0, 20]
+    assert sorted(trained) == [0, 8]
