@@ -19,7 +19,8 @@ import torch
 from benchmarks import plot, sweeps
 from benchmarks.setting import METHODS, PAIRS
 from benchmarks.sides import Ours, Plain, Side
-from kdlib import files, paths, runs
+from kdlib import files, paths
+from kdlib.runs import store
 
 TEST_IMAGES, TRAINING_IMAGES = 10_000, 50_000  # for the cost of evaluation, as in CIFAR
 
@@ -72,8 +73,8 @@ def line(row) -> str:
 def about(device, threads) -> dict:
     """What the figures hold for."""
     versions = {"python": platform.python_version(), "torch": torch.__version__}
-    found = {"device": device, "name": runs._device_name(device), "cores": os.cpu_count(), "threads": threads}
-    found |= {"versions": versions, "commit": runs._commit(), "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    found = {"device": device, "name": store.device_name(device), "cores": os.cpu_count(), "threads": threads}
+    found |= {"versions": versions, "commit": store.commit(), "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
     return found | {"load_before": os.getloadavg()[0]}
 
 

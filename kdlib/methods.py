@@ -1,11 +1,7 @@
 """A distillation method: which losses, with which weights, on what schedule.
 
-`build_method(name, …)` returns a Method whose `terms(student, teacher, labels, epoch, weights=None)` gives a dict of
-named, already weighted loss terms; the training loop sums them and knows nothing of any method. `student` and `teacher`
-are Outputs (logits, embedding); epochs count from 1; `weights` (N,) or None multiplies each sample's cross-entropy and
-logit-distillation loss (relations between samples, and norm and direction, have no sample of their own to weigh).
-
-To add a method: one loss in `losses.py`, one builder here, one entry in METHODS."""
+To add one: a loss in `losses`, a builder here, an entry in METHODS. A builder takes the `setting` of a run (student_dim,
+teacher_dim, num_classes, class_means) and the method's options with their published values, and returns a Method."""
 
 import functools
 import inspect
@@ -23,9 +19,22 @@ from kdlib.names import unknown_name
 
 @dataclass(frozen=True)
 class Method:
-    """`terms` as the module says; `needs_embedding`: whether they read the teacher's embedding: where not, it is None;
-    `module` holds the method's own parameters, which train with the student's; `report()` gives figures to log that are not
-    losses."""
+    """What the training loop knows of a method.
+
+    Parameters
+    ----------
+    terms : callable
+        terms(student, teacher, labels, epoch, weights=None) -> dict of named, already weighted loss terms, which the loop
+        sums. student, teacher: Output (logits, embedding); epoch counts from 1; weights (N,) or None multiply each sample's
+        cross-entropy and logit distillation. Relations between samples, and norm and direction, are not weighted.
+    needs_teacher : bool
+    needs_embedding : bool
+        Whether the terms read the teacher's embedding; it is None otherwise.
+    module : nn.Module, optional
+        The method's own parameters, trained with the student's.
+    report : callable
+        report() -> dict of figures to log that are not losses.
+    """
 
     terms: Callable
     needs_teacher: bool = True
@@ -35,48 +44,71 @@ class Method:
 
 
 def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, num_classes=None, **options) -> Method:
-    """The method `name` with its published settings, or with `options` in their place (see each builder).
+    """Return a method with its published options, or with those given.
 
-    student_dim, teacher_dim: widths of the embeddings; class_means: (classes, teacher_dim) tensor, or a function that returns
-    it, for KD++; num_classes: for instance-wise CTKD.
-    Raises ValueError for an unknown name or option."""
+    Parameters
+    ----------
+    name : str
+        One of METHODS.
+    student_dim, teacher_dim : int, optional
+        Widths of the embeddings.
+    class_means : Tensor (K, teacher_dim), or function that returns it, optional
+        The teacher's mean embedding of each class, for KD++ and DKD++.
+    num_classes : int, optional
+        For instance-wise CTKD.
+    **options
+        See `method_options`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or option, and where the method needs what is not given.
+    """
     if name not in METHODS:
         raise unknown_name(name, METHODS, "method")
     known = method_options(name)
     for option in options:
         if option not in known:
             raise unknown_name(option, sorted(known), f"option of method {name}:")
-    context = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
-    return METHODS[name](context, **options)
+    setting = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
+    return METHODS[name](setting, **options)
 
 
 def needs_embedding(name) -> bool:
-    """Return whether the method reads the teacher's embedding."""
-    context = {"student_dim": 2, "teacher_dim": 2, "num_classes": 2, "class_means": torch.zeros(2, 2)}
-    return METHODS[name](context).needs_embedding
+    """Return whether a method reads the teacher's embedding."""
+    means = torch.zeros(2, 2)
+    return build_method(name, student_dim=2, teacher_dim=2, num_classes=2, class_means=means).needs_embedding
 
 
 def method_options(name) -> dict:
-    """The options of a method and their published values."""
+    """Return the options of a method, {name: published value}.
+
+    >>> method_options("ckd")
+    {'ce': 0.1, 'kd': 0.9, 'temperature': 4.0}
+    """
     parameters = inspect.signature(METHODS[name]).parameters
-    return {option: parameter.default for option, parameter in parameters.items() if option != "context"}
+    return {option: parameter.default for option, parameter in parameters.items() if option != "setting"}
 
 
 def curriculum_weight(epoch, *, loops=10) -> float:
-    """CTKD's λ: ½(1 − cos(π·min(epoch, loops)/loops)), from .0245 at epoch 1 to 1 from epoch `loops` (Li et al. 2023)."""
+    """Return CTKD's λ: ½(1 − cos(π · min(epoch, loops) / loops)), with epochs from 1 (Li et al. 2023).
+
+    >>> [round(curriculum_weight(epoch), 4) for epoch in (1, 5, 10, 240)]
+    [0.0245, 0.5, 1.0, 1.0]
+    """
     return 0.5 * (1 - math.cos(math.pi * min(epoch, loops) / loops))
 
 
 def warm_up(epoch, epochs) -> float:
-    """min(1, e / epochs) with e counted from 0, so 0 in the first epoch; 1 where there is no warm-up."""
+    """Return min(1, (epoch − 1) / epochs), so 0 in the first epoch; 1 if `epochs` is 0."""
     return min(1.0, (epoch - 1) / epochs) if epochs else 1.0
 
 
 class CurriculumTemperature(nn.Module):
-    """CTKD's global temperature t_start + t_range · σ(θ), θ₀ = 1 (Li et al. 2023, eq. 6).
+    """CTKD's global temperature t_start + t_range · σ(θ), with θ = 1 at the start (Li et al. 2023, eq. 6).
 
-    `forward(weight)` returns it as a scalar tensor; θ gets its gradient reversed and scaled by `weight`, so the step that
-    lowers the loss for the student raises it for θ."""
+    `forward(weight)` returns a scalar tensor. The gradient of θ is reversed and multiplied by `weight`, so the step that lowers
+    the student's loss raises it in θ. Raises ValueError unless both numbers are positive."""
 
     def __init__(self, t_start=1.0, t_range=20.0):
         super().__init__()
@@ -90,10 +122,10 @@ class CurriculumTemperature(nn.Module):
 
 
 class InstanceTemperature(nn.Module):
-    """CTKD's instance-wise temperature (Li et al. 2023, §3.3): t_start + t_range · σ(MLP(teacher's and student's logits)).
+    """CTKD's instance-wise temperature t_start + t_range · σ(MLP(teacher's and student's logits)) (Li et al. 2023, §3.3).
 
-    `forward(student_logits, teacher_logits, weight)` -> (N, 1); logits (N, K), read without gradient, so the temperature
-    trains the MLP alone; the MLP's gradient is reversed and scaled by `weight`, as the global temperature's is."""
+    `forward(student_logits, teacher_logits, weight)` takes logits (N, K) and returns (N, 1). It reads the logits without
+    gradient, so it trains the MLP alone, whose gradient is reversed and multiplied by `weight`."""
 
     def __init__(self, num_classes, hidden=128, t_start=1.0, t_range=20.0):
         super().__init__()
@@ -107,8 +139,8 @@ class InstanceTemperature(nn.Module):
             return self.t_start + self.t_range * torch.sigmoid(score)
 
 
-def scratch(context):
-    """The student alone (and every teacher): cross-entropy."""
+def scratch(setting):
+    """The student alone, and every teacher: cross-entropy."""
 
     def terms(student, teacher, labels, epoch, weights=None):
         return {"ce": losses.cross_entropy(student.logits, labels, weights=weights)}
@@ -116,21 +148,26 @@ def scratch(context):
     return Method(terms, needs_teacher=False, needs_embedding=False)
 
 
-def ckd(context, *, ce=0.1, kd=0.9, temperature=4.0):
-    """Classic distillation (Hinton et al. 2015)."""
-
-    def terms(student, teacher, labels, epoch, weights=None):
-        divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
-        return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
-
-    return Method(terms, needs_embedding=False)
+def ckd(setting, *, ce=0.1, kd=0.9, temperature=4.0):
+    """Classic distillation (Hinton et al. 2015), weighted as in the CRD benchmark (Tian et al. 2020)."""
+    return _of_logits("kd", losses.kd_loss, ce, kd, temperature=temperature)
 
 
-def rkd(context, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, normalize=False):
-    """Relational distillation (Park et al. 2019) as the benchmarks weigh it, on the raw embeddings, with no distillation
-    term. Its author's recipe, `rkd_author`, takes embeddings of length one and adds 16 · KL at T = 4.
+def logit_standardization(setting, *, ce=0.1, kd=9.0, temperature=2.0):
+    """Classic distillation of standardised logits (Sun et al. 2024), with the weights and temperature of its authors' code."""
+    return _of_logits("kd", losses.standardized_kd_loss, ce, kd, temperature=temperature)
 
-    `kd` multiplies T² · KL, as in every method here: the author's 16 · KL at T = 4 is kd = 1."""
+
+def dist(setting, *, ce=1.0, beta=2.0, gamma=2.0, temperature=4.0):
+    """DIST (Huang et al. 2022), with the weights and temperature of its authors' code for CIFAR-100."""
+    return _of_logits("dist", losses.dist_loss, ce, 1.0, beta=beta, gamma=gamma, temperature=temperature)
+
+
+def rkd(setting, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, normalize=False):
+    """Relational distillation (Park et al. 2019) as benchmarks weigh it: raw embeddings, no logit distillation.
+
+    The author's recipe, `rkd_author`, takes embeddings of length one and adds 16 · KL at T = 4. `kd` multiplies T² · KL, as in
+    every method here, so that is kd = 1."""
 
     def terms(student, teacher, labels, epoch, weights=None):
         embeddings = student.embedding, teacher.embedding
@@ -149,29 +186,27 @@ def rkd(context, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, 
     return Method(terms)
 
 
-def ctkd(context, *, ce=0.1, kd=0.9, loops=10):
+def ctkd(setting, *, ce=0.1, kd=0.9, loops=10):
     """Curriculum temperature (Li et al. 2023), global: one temperature that ascends the loss the student descends."""
     module = CurriculumTemperature()
 
     def terms(student, teacher, labels, epoch, weights=None):
         temperature = module(curriculum_weight(epoch, loops=loops))
-        divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
-        return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
+        return ckd(setting, ce=ce, kd=kd, temperature=temperature).terms(student, teacher, labels, epoch, weights)
 
     return Method(terms, needs_embedding=False, module=module, report=lambda: {"temperature": module(0.0).item()})
 
 
-def ctkd_instance(context, *, ce=0.1, kd=0.9, loops=10):
+def ctkd_instance(setting, *, ce=0.1, kd=0.9, loops=10):
     """Curriculum temperature (Li et al. 2023), instance-wise: an MLP reads both logits and gives each sample its own."""
-    if context["num_classes"] is None:
+    if setting["num_classes"] is None:
         raise ValueError("instance-wise CTKD needs num_classes, the width of the logits that its MLP reads")
-    module, last = InstanceTemperature(context["num_classes"]), {}
+    module, last = InstanceTemperature(setting["num_classes"]), {}
 
     def terms(student, teacher, labels, epoch, weights=None):
         temperature = module(student.logits, teacher.logits, curriculum_weight(epoch, loops=loops))
         last["temperature"] = temperature.detach()
-        divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
-        return {"ce": ce * losses.cross_entropy(student.logits, labels, weights=weights), "kd": kd * divergence}
+        return ckd(setting, ce=ce, kd=kd, temperature=temperature).terms(student, teacher, labels, epoch, weights)
 
     def report():
         return {"temperature": last["temperature"].mean().item(), "temperature_std": last["temperature"].std().item()}
@@ -179,59 +214,61 @@ def ctkd_instance(context, *, ce=0.1, kd=0.9, loops=10):
     return Method(terms, needs_embedding=False, module=module, report=report)
 
 
-def kdpp(context, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
-    """KD++ (Wang et al. 2023): CKD plus the norm-and-direction term, which reads the teacher's class means. The
-    distillation term warms up over `warmup` epochs; norm and direction does not."""
-    means = _class_means(context)
-    project = _projector(context)
+def kdpp(setting, *, ce=1.0, kd=1.0, nd=2.0, temperature=4.0, warmup=20):
+    """KD++ (Wang et al. 2023): distillation that warms up over `warmup` epochs, plus norm and direction from the start."""
+    base = _of_logits("kd", losses.kd_loss, ce, kd, lambda epoch: warm_up(epoch, warmup), temperature=temperature)
+    return _with_norm_and_direction(setting, base, nd)
+
+
+def dkd(setting, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
+    """Decoupled distillation (Zhao et al. 2022), the control.
+
+    It warms up as min(1, epoch / 20) with epochs from 1, as its code does; KD++, and DKD within it, count from 0."""
 
     def terms(student, teacher, labels, epoch, weights=None):
-        divergence = losses.kd_loss(student.logits, teacher.logits, temperature=temperature, weights=weights)
-        return {
-            "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
-            "kd": kd * warm_up(epoch, warmup) * divergence,
-            "nd": nd * losses.nd_loss(project(student.embedding), teacher.embedding, means, labels),
-        }
-
-    return Method(terms, module=_trained(project))
-
-
-def dkd(context, *, ce=1.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
-    """Decoupled distillation (Zhao et al. 2022), the control. It warms up as min(1, epoch / 20) with epochs from 1, as its
-    code does; KD++, and DKD within it, count from 0."""
-    return _decoupled(ce, alpha, beta, temperature, lambda epoch: min(1.0, epoch / warmup) if warmup else 1.0)
-
-
-def _decoupled(ce, alpha, beta, temperature, ramp):
-    def terms(student, teacher, labels, epoch, weights=None):
-        divergence = losses.dkd_loss(
-            student.logits, teacher.logits, labels, alpha=alpha, beta=beta, temperature=temperature, weights=weights
-        )
-        return {
-            "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
-            "dkd": ramp(epoch) * divergence,
-        }
+        loss = functools.partial(losses.dkd_loss, labels=labels, alpha=alpha, beta=beta, temperature=temperature)
+        ramp = min(1.0, epoch / warmup) if warmup else 1.0
+        return _of_logits("dkd", loss, ce, ramp).terms(student, teacher, labels, epoch, weights)
 
     return Method(terms, needs_embedding=False)
 
 
-def dkdpp(context, *, ce=1.0, nd=2.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
-    """KD++'s norm-and-direction term added to DKD (Wang et al. 2023)."""
-    means = _class_means(context)
-    project = _projector(context)
-    base = _decoupled(ce, alpha, beta, temperature, lambda epoch: warm_up(epoch, warmup))
+def dkdpp(setting, *, ce=1.0, nd=2.0, alpha=1.0, beta=8.0, temperature=4.0, warmup=20):
+    """DKD with KD++'s norm and direction (Wang et al. 2023)."""
+    decoupled = dkd(setting, ce=ce, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup)
 
     def terms(student, teacher, labels, epoch, weights=None):
-        embedding = project(student.embedding)
-        direction = losses.nd_loss(embedding, teacher.embedding, means, labels)
-        return base.terms(student, teacher, labels, epoch, weights=weights) | {"nd": nd * direction}
+        return decoupled.terms(student, teacher, labels, epoch - 1, weights)
 
-    return Method(terms, module=_trained(project))
+    return _with_norm_and_direction(setting, Method(terms), nd)
 
 
-def _class_means(context):
+def _of_logits(name, loss, ce, weight, ramp=lambda epoch: 1.0, **options):
+    """Return the Method with two terms: ce · cross-entropy, and weight · ramp(epoch) · a loss of both networks' logits."""
+
+    def terms(student, teacher, labels, epoch, weights=None):
+        value = loss(student.logits, teacher.logits, weights=weights, **options)
+        entropy = losses.cross_entropy(student.logits, labels, weights=weights)
+        return {"ce": ce * entropy, name: weight * ramp(epoch) * value}
+
+    return Method(terms, needs_embedding=False)
+
+
+def _with_norm_and_direction(setting, base, weight):
+    """Return the Method with the terms of `base` and KD++'s norm and direction."""
+    means = _class_means(setting)
+    project = _projector(setting)
+
+    def terms(student, teacher, labels, epoch, weights=None):
+        direction = losses.nd_loss(project(student.embedding), teacher.embedding, means, labels)
+        return base.terms(student, teacher, labels, epoch, weights) | {"nd": weight * direction}
+
+    return Method(terms, module=project if any(True for _ in project.parameters()) else None)
+
+
+def _class_means(setting):
     """Return the teacher's class means. Raises ValueError unless they are as wide as its embedding."""
-    teacher_dim, class_means = context["teacher_dim"], context["class_means"]
+    teacher_dim, class_means = setting["teacher_dim"], setting["class_means"]
     if callable(class_means):
         class_means = class_means()
     if class_means is None or class_means.shape[1] != teacher_dim:
@@ -240,17 +277,12 @@ def _class_means(context):
     return class_means
 
 
-def _projector(context):
-    """Return what the norm-and-direction term sees of the student's embedding: itself, or BatchNorm, Dropout and Linear of it
-    where the widths differ."""
-    student_dim, teacher_dim = context["student_dim"], context["teacher_dim"]
+def _projector(setting):
+    """Return what gives the student's embedding the teacher's width: BatchNorm, Dropout, Linear; the identity if it has it."""
+    student_dim, teacher_dim = setting["student_dim"], setting["teacher_dim"]
     if student_dim == teacher_dim:
         return nn.Identity()
     return nn.Sequential(nn.BatchNorm1d(student_dim), nn.Dropout(0.5), nn.Linear(student_dim, teacher_dim))
-
-
-def _trained(module):
-    return module if any(True for _ in module.parameters()) else None
 
 
 METHODS = {
@@ -263,4 +295,6 @@ METHODS = {
     "kdpp": kdpp,
     "dkd": dkd,
     "dkdpp": dkdpp,
+    "dist": dist,
+    "logit_standardization": logit_standardization,
 }

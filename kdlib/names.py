@@ -7,6 +7,7 @@ import difflib
 METHODS = {
     "teacher": "teacher", "scratch": "student alone", "ckd": "CKD", "rkd": "RKD", "rkd_author": "RKD (author's)",
     "ctkd": "CTKD", "ctkd_instance": "CTKD (instance-wise)", "kdpp": "KD++", "dkd": "DKD", "dkdpp": "DKD++",
+    "dist": "DIST", "logit_standardization": "LSKD",
 }  # fmt: skip
 DEBIASERS = {"none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO"}
 PLAIN = {"debias": "none", "lam": 0.0, "teacher_debias": "none", "teacher_lam": 0.0}  # a run without any debiasing

@@ -1,6 +1,8 @@
 """Losses against the published implementations' values and gradients, slow loops, limiting cases and worked numbers."""
 
+import doctest
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,15 @@ def test_ctkd_curriculum():
     assert weights[9] == weights[14] == 1
 
 
+def test_the_range_of_ctkds_temperature():
+    for t_start, t_range in ((1.0, 20.0), (0.5, 0.5)):
+        temperature = methods.CurriculumTemperature(t_start, t_range)(1.0).item()
+        assert temperature == pytest.approx(t_start + t_range / (1 + math.exp(-1)))
+    for t_start, t_range in ((0.0, 20.0), (1.0, 0.0), (1.0, -1.0)):
+        with pytest.raises(ValueError, match="positive"):
+            methods.CurriculumTemperature(t_start, t_range)
+
+
 def test_ctkd_one_small_step_on_the_temperature_raises_the_loss():
     temperature = methods.CurriculumTemperature().double()
     assert temperature(1.0).item() == pytest.approx(15.6211716, abs=1e-6)
@@ -128,6 +139,8 @@ def test_sample_weights_multiply_each_samples_loss():
         lambda s, t, y, w: losses.kd_loss(s, t, temperature=4, weights=w),
         lambda s, t, y, w: losses.cross_entropy(s, y, weights=w),
         lambda s, t, y, w: losses.dkd_loss(s, t, y, alpha=1, beta=8, temperature=4, weights=w),
+        lambda s, t, y, w: losses.dist_loss(s, t, beta=1, gamma=0, temperature=4, weights=w),
+        lambda s, t, y, w: losses.standardized_kd_loss(s, t, temperature=4, weights=w),
     ):
         each = torch.stack([loss(s[i : i + 1], t[i : i + 1], LABELS[i : i + 1], None) for i in range(16)])
         close(loss(s, t, LABELS, weights), (each * weights).mean())
@@ -169,7 +182,7 @@ def test_rkd_angle_in_pieces_is_the_same(monkeypatch):
     whole, pieces = student("embedding"), student("embedding")
     value = losses.rkd_angle_loss(whole, ORACLE["teacher_embedding"])
     value.backward()
-    monkeypatch.setattr(losses, "_ANGLE_ENTRIES", 3 * 16**2)
+    monkeypatch.setattr(losses.embeddings, "_ANGLE_ENTRIES", 3 * 16**2)
     in_pieces = losses.rkd_angle_loss(pieces, ORACLE["teacher_embedding"])
     in_pieces.backward()
     close(in_pieces, value)
@@ -203,6 +216,88 @@ def test_dkd_worked_numbers_and_its_identity_with_kd():
         assert kd == pytest.approx(dkd(1, 0, *rows) + others * dkd(0, 1, *rows))
 
 
+OF_LOGITS = {
+    "dist": lambda s, t, **rest: losses.dist_loss(s, t, beta=2.0, gamma=3.0, temperature=4.0, **rest),
+    "standardized": lambda s, t, **rest: losses.standardized_kd_loss(s, t, temperature=2.0, **rest),
+}
+
+
+def softmax(values, temperature):
+    exponentials = [math.exp(value / temperature) for value in values]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+def slow_dist(student, teacher):
+    student, teacher = ([softmax(row, 4) for row in rows] for rows in (student, teacher))
+    by_sample = [1 - statistics.correlation(s, t) for s, t in zip(student, teacher, strict=True)]
+    by_class = [1 - statistics.correlation(s, t) for s, t in zip(zip(*student), zip(*teacher), strict=True)]  # noqa: B905
+    return 16 * (2 * statistics.mean(by_sample) + 3 * statistics.mean(by_class))
+
+
+def slow_standardized(student, teacher):
+    total = 0.0
+    for rows in zip(student, teacher, strict=True):
+        q, p = (softmax([(v - statistics.mean(row)) / statistics.stdev(row) for v in row], 2) for row in rows)
+        total += 4 * sum(b * math.log(b / a) for a, b in zip(q, p, strict=True))
+    return total / len(student)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "slow"), [("dist", slow_dist), ("standardized", slow_standardized)])
+def test_dist_and_standardised_distillation_equal_slow_loops(name, slow, dtype):
+    s, t = (ORACLE[f"{side}_logits"].to(dtype) for side in ("student", "teacher"))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = OF_LOGITS[name](s, t)
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    rel = 1e-5 if dtype == torch.float64 else 1e-4  # DIST adds 1e-8 to a product of norms, as published
+    assert value.item() == pytest.approx(slow(s.tolist(), t.tolist()), rel=rel)
+
+
+def test_what_dist_and_standardised_distillation_do_not_see():
+    s, t = ORACLE["student_logits"], ORACLE["teacher_logits"]
+    shift = torch.arange(16.0)[:, None]
+    for loss in OF_LOGITS.values():
+        assert loss(t + shift, t).item() == pytest.approx(0, abs=1e-3)
+        assert loss(s + shift, t - shift).item() == pytest.approx(loss(s, t).item())
+    scaled = OF_LOGITS["standardized"](s * (1 + shift), t * 7)
+    close(scaled, OF_LOGITS["standardized"](s, t))
+    assert OF_LOGITS["dist"](3 * s, t) != OF_LOGITS["dist"](s, t)
+
+
+def test_gradients_of_dist_and_standardised_distillation():
+    for loss in OF_LOGITS.values():
+        assert torch.autograd.gradcheck(lambda s, loss=loss: loss(s, ORACLE["teacher_logits"]), student("logits"))
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
+@pytest.mark.parametrize(("rows", "classes"), [(1, 5), (4, 2), (1, 2), (4, 100)])
+@pytest.mark.parametrize("constant", ["student", "teacher", "both", "neither"])
+def test_degenerate_batches_stay_finite(name, rows, classes, constant):
+    generator = torch.Generator().manual_seed(0)
+    logits = {side: torch.randn(rows, classes, generator=generator) for side in ("student", "teacher")}
+    for side in logits:
+        if constant in (side, "both"):
+            logits[side] = torch.full((rows, classes), 0.3)
+    inputs = logits["student"].requires_grad_()
+    value = OF_LOGITS[name](inputs, logits["teacher"])
+    value.backward()
+    assert value.isfinite()
+    assert inputs.grad.isfinite().all()
+    assert inputs.grad.abs().max() < 1000
+
+
+def test_a_batch_of_one_has_no_relation_between_samples():
+    s, t = ORACLE["student_logits"][:1], ORACLE["teacher_logits"][:1]
+    assert losses.dist_loss(s, t, beta=0, gamma=1, temperature=4).item() == 16
+
+
+@pytest.mark.parametrize("module", [losses.logits, losses.embeddings, losses.tensors, methods])
+def test_examples_in_docstrings(module):
+    result = doctest.testmod(module)
+    assert result.failed == 0
+    assert result.attempted > 0
+
+
 def test_dkd_with_two_classes_and_extreme_logits_is_finite():
     inputs = torch.tensor([[300.0, -300.0], [-300.0, 300.0]], requires_grad=True)
     value = losses.dkd_loss(inputs, -inputs.detach(), torch.tensor([0, 0]), alpha=1, beta=8, temperature=4)
@@ -227,6 +322,10 @@ def test_teachers_side_gets_no_gradient():
         teacher = ORACLE[f"teacher_{kind}"].clone().requires_grad_()
         loss(student(kind), teacher).backward()
         assert teacher.grad is None, name
+    for name, loss in OF_LOGITS.items():
+        teacher = ORACLE["teacher_logits"].clone().requires_grad_()
+        loss(student("logits"), teacher).backward()
+        assert teacher.grad is None, name
 
 
 def test_wrong_shapes_and_values_are_refused():
@@ -237,6 +336,10 @@ def test_wrong_shapes_and_values_are_refused():
         losses.kd_loss(logits.mean(), logits.mean(), temperature=4)  # a 0-dimensional "loss" is how KD was lost before
     with pytest.raises(ValueError, match="positive"):
         losses.kd_loss(logits, logits, temperature=0)
+    with pytest.raises(ValueError, match="positive"):
+        losses.dist_loss(logits, logits, beta=1, gamma=1, temperature=-1)
+    with pytest.raises(ValueError, match="alike"):
+        losses.standardized_kd_loss(logits, logits[:, :5], temperature=4)
     with pytest.raises(ValueError, match="class means"):
         losses.nd_loss(embedding, embedding, ORACLE["class_means"][:, :5], LABELS)
     with pytest.raises(ValueError, match="labels"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib import losses, methods
+from kdlib import losses, methods, names, runs
 from kdlib.models import Output
 
 N, K, STUDENT_DIM, TEACHER_DIM = 6, 5, 8, 12
@@ -140,3 +140,37 @@ def test_an_unknown_option_lists_the_methods_own():
     assert methods.method_options("rkd_author") == {
         "ce": 1.0, "distance": 25.0, "angle": 50.0, "kd": 1.0, "temperature": 4.0, "normalize": True,
     }  # fmt: skip
+
+
+def test_dist_and_standardised_distillation_with_their_published_weights():
+    student, teacher, labels = outputs()
+    dist = build("dist").terms(student, teacher, labels, 1)
+    assert dist["ce"].item() == pytest.approx(losses.cross_entropy(student.logits, labels).item())
+    expected = losses.dist_loss(student.logits, teacher.logits, beta=2.0, gamma=2.0, temperature=4.0)
+    assert dist["dist"].item() == pytest.approx(expected.item())
+    standardized = build("logit_standardization").terms(student, teacher, labels, 1)
+    assert standardized["ce"].item() == pytest.approx(0.1 * dist["ce"].item())
+    expected = losses.standardized_kd_loss(student.logits, teacher.logits, temperature=2.0)
+    assert standardized["kd"].item() == pytest.approx(9 * expected.item())
+
+
+def test_a_method_is_one_builder_and_one_entry(tiny, monkeypatch):
+    """A new name trains, takes its options from the run, and shows under its own name."""
+
+    def mine(setting, *, strength=2.0):
+        def terms(student, teacher, labels, epoch, weights=None):
+            return {"mine": strength * losses.kd_loss(student.logits, teacher.logits, temperature=1.0)}
+
+        return methods.Method(terms, needs_embedding=False)
+
+    monkeypatch.setitem(methods.METHODS, "mine", mine)
+    settings = {"student": "convnet_4", "teacher": "convnet_4", "method": "mine", "epochs": 1, "device": "cpu"}
+    history = []
+    for options in ("", "strength=4"):
+        run = runs.Run(**settings, method_options=options)
+        runs.run(run, log=lambda line: None)
+        history.append(runs.history(run)["mine"].iloc[0])
+    assert history[1] > history[0] > 0
+    assert not methods.needs_embedding("mine")
+    assert names.method_name("mine") == "mine"
+    assert names.method_name("dist") == "DIST"
