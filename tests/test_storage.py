@@ -9,8 +9,6 @@ import random
 import resource
 import socket
 import stat
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -22,7 +20,7 @@ import zipfile
 import pytest
 import torch
 
-from kdlib import files, paths, storage
+from kdlib import files, storage
 from kdlib.__main__ import main
 from kdlib.models import build_model, load_checkpoint, published
 
@@ -241,7 +239,7 @@ def test_the_checksum_decides(served, target):
     assert visible(target.parent) == []
     download(served, target, sha256=hashlib.sha256(OLD).hexdigest().upper())
     assert target.read_bytes() == OLD
-    with pytest.raises(ValueError, match="there already"):
+    with pytest.raises(ValueError, match="already there"):
         download(served, target, sha256=hashlib.sha256(NEW).hexdigest())
     assert target.read_bytes() == OLD
 
@@ -292,7 +290,7 @@ def test_a_signed_query_is_neither_told_nor_noted_and_a_user_is_refused(served, 
             storage.download(url, target.with_name("other"))
         assert "s3" not in "".join(traceback.format_exception(caught.value))
     url = "http://127.0.0.1/x?é s3cret"
-    with pytest.raises(OSError, match=r"http://127\.0\.0\.1/x: there can be no such address") as caught:
+    with pytest.raises(OSError, match=r"http://127\.0\.0\.1/x: the address is not valid") as caught:
         storage.download(url, target.with_name("other"), log=list)
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
@@ -311,7 +309,7 @@ def test_a_disk_without_room_is_named_and_not_tried_again(served, target):
 
 
 def test_progress_is_told_in_lines(served, target, monkeypatch):
-    monkeypatch.setattr(storage.http, "LINE_SECONDS", 0)
+    monkeypatch.setattr(storage.transfers, "LINE_SECONDS", 0)
     lines = download(served, target)
     assert lines[0] == "file.tar: 0.3 of 0.7 MB"
     assert lines[-1] == "file.tar: 0.7 of 0.7 MB"
@@ -560,7 +558,7 @@ def test_what_is_no_archive_is_refused(tmp_path, out):
     archive = tmp_path / "page.tar"
     for content in (b"", b"<html>Sign in</html>" * 500, OLD):
         archive.write_bytes(content)
-        with pytest.raises(ValueError, match="no tar or zip"):
+        with pytest.raises(ValueError, match="tar or zip"):
             unpack(archive, out)
     with pytest.raises(ValueError, match="no files"):
         unpack(make_tar(archive), out)
@@ -589,12 +587,7 @@ def archive_of(tmp_path, checkpoints):
     return make_tar(tmp_path / "served.tar", *members).read_bytes()
 
 
-def command(*arguments):
-    done = [sys.executable, "-m", "kdlib", *arguments]
-    return subprocess.run(done, cwd=paths.ROOT, capture_output=True, text=True)
-
-
-def test_fetch_says_what_it_found(served, data, tmp_path):
+def test_fetch_says_what_it_found(served, data, tmp_path, capsys):
     model = build_model("resnet8", 100)
     weights = checkpoint(model)
     served.content = archive_of(
@@ -609,9 +602,9 @@ def test_fetch_says_what_it_found(served, data, tmp_path):
             "resnet32x4_vanilla/ckpt_epoch_240.pth": weights,
         },
     )
-    done = command("fetch", "cifar_teachers", "--url", served.url)
-    assert done.returncode == 0, done.stderr
-    lines = {line.split("/")[1]: line for line in done.stdout.splitlines() if "epoch_240.pth" in line}
+    assert main(["fetch", "cifar_teachers", "--url", served.url]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split("/")[1]: line for line in out.splitlines() if "epoch_240.pth" in line}
     assert len(lines) == 5
     checksum = hashlib.sha256(weights).hexdigest()[:12]
     parameters = f"{sum(p.numel() for p in model.parameters()):,}"
@@ -620,7 +613,7 @@ def test_fetch_says_what_it_found(served, data, tmp_path):
     assert "resnet20  does not load (does not fit the model; missing keys" in lines["resnet20_vanilla"]
     assert "no model is called 'resnet99'" in lines["resnet99_vanilla"]
     assert f"{checksum}, another file than the recorded 22aa12e2b632" in lines["resnet32x4_vanilla"]
-    assert done.stdout.splitlines()[-1] == f"2 of 6 checkpoints load, in {data / 'cifar_teachers'}"
+    assert out.splitlines()[-1] == f"2 of 6 checkpoints load, in {data / 'cifar_teachers'}"
 
     path = published.published_teacher("resnet8")
     assert path.name == "ckpt_epoch_240.pth"
@@ -629,13 +622,12 @@ def test_fetch_says_what_it_found(served, data, tmp_path):
     assert published.published_teacher("resnet56") is None
 
 
-def test_fetch_fails_where_nothing_loads(served, data, tmp_path):
+def test_fetch_fails_where_nothing_loads(served, data, tmp_path, capsys):
     served.content = archive_of(tmp_path, {"resnet8_vanilla/ckpt_epoch_240.pth": b"not weights"})
-    done = command("fetch", "cifar_teachers", "--url", served.url)
-    assert done.returncode == 1
-    assert "resnet8  does not load" in done.stdout
-    assert "none of 1 checkpoints" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert main(["fetch", "cifar_teachers", "--url", served.url]) == 1
+    out, err = capsys.readouterr()
+    assert "resnet8  does not load" in out
+    assert "none of 1 checkpoints" in err
 
 
 def test_fetch_again_neither_downloads_nor_unpacks(served, data, tmp_path):
