@@ -1,4 +1,4 @@
-"""Predictions, performance, and what a network costs."""
+"""Predictions, performance, and the cost of a network."""
 
 import statistics
 import time
@@ -11,11 +11,26 @@ from kdlib.models import Output, in_precision
 
 @torch.no_grad()
 def predict(model, images, *, batch_size=None, precision="float32") -> Output:
-    """Output of float32 tensors for all N images of an augment.Images, without augmentation, on its device. precision: that
-    of the forward pass, float32 or bfloat16.
+    """Return the network's output for all images of a split, without augmentation.
 
-    Every forward pass is of `batch_size` images (default: `images.at_a_time`), the last one filled up: on a CPU another
-    number can mean another kernel, and other last bits."""
+    Every forward pass has the same number of images; the last is filled up. On a CPU another number can mean another kernel,
+    and other last bits.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Put into eval mode.
+    images : data.augment.Images
+    batch_size : int, optional
+        Default: `images.at_a_time`.
+    precision : {"float32", "bfloat16"}
+        Of the forward pass.
+
+    Returns
+    -------
+    Output
+        logits (N, K) and embedding (N, d), float32, on the images' device.
+    """
     model.eval()
     outputs, size = [], batch_size or images.at_a_time
     for start in range(0, len(images), size):
@@ -27,12 +42,23 @@ def predict(model, images, *, batch_size=None, precision="float32") -> Output:
 
 
 def accuracy(logits, labels) -> float:
-    """Share of rows of logits (N, K) whose largest is the label's."""
+    """Return the share of rows of logits (N, K) in which the label's logit is the largest."""
     return (logits.argmax(1) == labels).float().mean().item()
 
 
 def performance(labels, predicted, num_classes) -> dict:
-    """accuracy; precision, recall and F1 averaged over classes (0 for a class never predicted). Integer arrays (N,)."""
+    """Return accuracy, and precision, recall and F1 averaged over classes (0 for a class that is never predicted).
+
+    Parameters
+    ----------
+    labels, predicted : int array, (N,)
+    num_classes : int
+
+    Examples
+    --------
+    >>> performance([0, 0, 1, 1], [0, 0, 1, 0], 2)["recall"]
+    0.75
+    """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support  # over a second of import
 
     precision, recall, f1, _ = precision_recall_fscore_support(
@@ -48,8 +74,14 @@ def performance(labels, predicted, num_classes) -> dict:
 
 @torch.no_grad()
 def cost(model, image_shape, *, repeats=30) -> dict:
-    """parameters; macs, multiply-accumulates for one image; bytes of the weights; latency_ms, the median time of a forward
-    pass of one image (C, H, W) on the model's device, after warming up."""
+    """Return what a network costs for one image of `image_shape` (C, H, W).
+
+    Returns
+    -------
+    dict
+        parameters; macs, the multiply-accumulates; bytes of the weights; latency_ms, the median time of `repeats` + 5 forward
+        passes on the model's device.
+    """
     from torch.utils.flop_counter import FlopCounterMode  # a second of import
 
     model.eval()

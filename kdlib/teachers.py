@@ -11,15 +11,35 @@ from kdlib.models import Output, in_precision
 
 
 def class_means(embeddings, labels, num_classes) -> torch.Tensor:
-    """(num_classes, d): the mean embedding of each class. embeddings (N, d) tensor; labels (N,) int64.
+    """Return the mean embedding of each class.
 
-    Summed in float64, so the order and size of batches change nothing. Raises ValueError for labels out of range, lengths
-    that differ, and a class without a sample."""
+    Sums are taken in float64, so the order and size of batches do not matter.
+
+    Parameters
+    ----------
+    embeddings : Tensor, (N, d)
+    labels : int64 array or Tensor, (N,)
+    num_classes : int
+
+    Returns
+    -------
+    Tensor, (num_classes, d)
+
+    Raises
+    ------
+    ValueError
+        For labels out of range, lengths that differ, and a class without a sample.
+
+    Examples
+    --------
+    >>> class_means(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]]), [0, 0, 1], 2)
+    tensor([[2., 0.],
+            [0., 5.]])
+    """
     labels = torch.as_tensor(labels, device=embeddings.device)
     if embeddings.dim() != 2 or len(embeddings) != len(labels):
-        raise ValueError(
-            f"embeddings must be (N, d) with N labels, got {tuple(embeddings.shape)} and {len(labels)} labels"
-        )
+        shape = tuple(embeddings.shape)
+        raise ValueError(f"embeddings must be (N, d) with N labels, got {shape} and {len(labels)} labels")
     if len(labels) and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(f"labels must be in 0 … {num_classes - 1}, found {int(labels.min())} … {int(labels.max())}")
     counts = torch.bincount(labels, minlength=num_classes)
@@ -31,27 +51,31 @@ def class_means(embeddings, labels, num_classes) -> torch.Tensor:
 
 
 def write_means(path, means):
-    """Class means as KD++'s files have them: JSON {"0": [d floats], …}."""
+    """Write class means (K, d) in the form of KD++'s files: JSON {"0": [d floats], …}."""
     files.write_json(path, {str(label): row.tolist() for label, row in enumerate(means)})
 
 
 def read_means(path, *, num_classes, dim) -> torch.Tensor:
-    """float32 (num_classes, dim) from a file as KD++ has them. Raises ValueError where classes or width differ."""
+    """Read class means in the form of KD++'s files. Return float32 (num_classes, dim); ValueError for any other content."""
     try:
         rows = json.loads(Path(path).read_text())
         means = torch.tensor([rows[str(label)] for label in range(len(rows))], dtype=torch.float32)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path} is not a file of class means, {{"0": [floats], "1": …}}: {error}') from error
     if means.shape != (num_classes, dim):
-        raise ValueError(
-            f"{path} holds class means of shape {tuple(means.shape)}; this teacher needs {(num_classes, dim)}"
-        )
+        shape = tuple(means.shape)
+        raise ValueError(f"{path} holds class means of shape {shape}; this teacher needs {(num_classes, dim)}")
     return means
 
 
 def compare_means(ours, theirs) -> dict:
-    """Two tensors of class means (K, d): least and mean cosine between the two means of a class, and the ratio of their mean
-    norms, ours to theirs. Raises ValueError for other shapes."""
+    """Compare two tensors of class means, (K, d) each. Raises ValueError for shapes that differ.
+
+    Returns
+    -------
+    dict
+        least_cosine and mean_cosine between the two means of a class; norm_ratio, our mean norm over theirs.
+    """
     if ours.shape != theirs.shape:
         raise ValueError(f"class means of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} cannot be compared")
     cosine = torch.nn.functional.cosine_similarity(ours, theirs, dim=1)
@@ -60,14 +84,30 @@ def compare_means(ours, theirs) -> dict:
 
 
 class TeacherBank:
-    """A frozen teacher's outputs by (image, view), each computed once, when an epoch first shows it, and kept: in blocks of
-    `dtype` on the device while `budget` bytes last, then in `spill` bytes of host memory. What does not fit is computed
-    again each time, which a line says once.
+    """A frozen teacher's outputs by (image, view), each computed once, when an epoch first shows it.
 
-    Every run of a sweep that uses this teacher shares one bank. An epoch's outputs are looked up, and those that are missing
-    computed, before its first step: no step waits for the device. Each forward pass is of the same number of images, since
-    on a CPU another number can mean another kernel and other last bits: in float32 an output does not depend on which run
-    asked first, on its batch size, or on whether it was kept. `precision`: of the forward passes, as of the student's."""
+    All runs of a sweep with this teacher share one bank. An epoch's missing outputs are computed before its first step, so no
+    step waits for the device. Every forward pass has the same number of images: on a CPU another number can mean another
+    kernel and other last bits. So in float32 an output does not depend on which run needed it first, on the batch size, or
+    on whether it was kept.
+
+    Parameters
+    ----------
+    teacher : nn.Module
+        Put into eval mode.
+    images : data.augment.Images
+        The training split.
+    num_views : int
+        Views of an image, as `data.augment.number_of_views` counts them.
+    budget, spill : int
+        Bytes for outputs on the device, and then in host memory. What does not fit is recomputed each time (logged once).
+    dtype : torch.dtype
+        In which outputs are kept.
+    precision : {"float32", "bfloat16"}
+        Of the forward passes.
+    log : callable
+        Takes a line.
+    """
 
     def __init__(
         self,
@@ -83,7 +123,7 @@ class TeacherBank:
     ):
         self.teacher, self.images, self.num_views = teacher.eval(), images, num_views
         self.dtype, self.precision, self.log = dtype, precision, log
-        self.room = [[images.device, budget], [torch.device("cpu"), spill]]  # bytes that are left
+        self.memory = [[images.device, budget], [torch.device("cpu"), spill]]  # [place, bytes left]
         entries = len(images) * num_views
         self.shelves = {
             "logits": _Shelf(entries, teacher.num_classes, images.device),
@@ -98,27 +138,44 @@ class TeacherBank:
         return sum(block.nbytes for shelf in self.shelves.values() for block in shelf.blocks)
 
     def batches(self, pieces, view, *, embedding=True) -> list:
-        """The teacher's Output for each of `pieces`, lists of images as int64 (B,), under `view` (M,) as in `Images.batches`,
-        all on the host: logits (B, K) and embedding (B, D) on the device, in float32. `embedding`: whether it is needed; else
-        it is None, and not kept."""
+        """Return the teacher's outputs for the batches of an epoch.
+
+        Parameters
+        ----------
+        pieces : list of int64 Tensor, (B,)
+            The images of each batch, on the host.
+        view : int64 Tensor, (M,)
+            The view of each image, one batch after another, on the host.
+        embedding : bool
+            Whether embeddings are needed; else they are None, and not kept.
+
+        Returns
+        -------
+        list of Output
+            logits (B, K) and embedding (B, d) for each batch, float32, on the images' device.
+        """
         entries = torch.cat(pieces) * self.num_views + view
         shelves = {name: shelf for name, shelf in self.shelves.items() if embedding or name == "logits"}
-        found = {name: shelf.read(entries) for name, shelf in shelves.items()}
-        missing = (~torch.stack([known for _, known in found.values()]).all(0)).nonzero().squeeze(1)
+        values, known = {}, torch.ones(len(entries), dtype=torch.bool)
+        for name, shelf in shelves.items():
+            values[name], kept = shelf.read(entries)
+            known &= kept
+        missing = (~known).nonzero().squeeze(1)
         if len(missing):
-            new, where = _unique(entries[missing])
-            computed = self._forward(new)
+            new, position = _unique(entries[missing])
+            output = self._forward(new)
             for name, shelf in shelves.items():
-                part = getattr(computed, name)
-                self._keep(shelf, new, part)
-                found[name][0][missing.to(part.device)] = part[where.to(part.device)]
+                computed = getattr(output, name)
+                self._keep(shelf, new, computed)
+                values[name][missing.to(computed.device)] = computed[position.to(computed.device)]
         sizes = [len(piece) for piece in pieces]
-        parts = [found[name][0].split(sizes) if name in found else [None] * len(sizes) for name in Output._fields]
-        return [Output(*part) for part in zip(*parts, strict=True)]
+        logits = values["logits"].split(sizes)
+        embeddings = values["embedding"].split(sizes) if embedding else [None] * len(sizes)
+        return [Output(*batch) for batch in zip(logits, embeddings, strict=True)]
 
     @torch.no_grad()
     def _forward(self, entries) -> Output:
-        """The plain teacher's Output for `entries` (M,), in forward passes of one size."""
+        """The plain teacher's output for `entries` (M,), in forward passes of one size."""
         self.forwards += len(entries)
         size = self.images.at_a_time
         whole = torch.cat([entries, entries[-1:].expand(-len(entries) % size)])  # filled up with the last one
@@ -128,19 +185,21 @@ class TeacherBank:
         return Output(*(torch.cat(part)[: len(entries)].float() for part in zip(*outputs, strict=True)))
 
     def _keep(self, shelf, entries, values):
+        """Keep those `values` (M, width) that a shelf does not hold yet, on the device and then in host memory."""
         new = (shelf.row[entries] < 0).nonzero().squeeze(1)
         entries, values = entries[new], values[new.to(values.device)]
         if (rounded := values.to(self.dtype)).isfinite().all():  # some may be too large for half precision
             values = rounded
-        for place in self.room:
-            fits = min(len(entries), place[1] // (values.shape[1] * values.itemsize))
-            shelf.add(entries[:fits], values[:fits].to(place[0]))
-            place[1] -= values[:fits].nbytes
-            entries, values = entries[fits:], values[fits:]
+        for place in self.memory:
+            device, bytes_left = place
+            count = min(len(entries), bytes_left // (values.shape[1] * values.itemsize))
+            shelf.add(entries[:count], values[:count].to(device))
+            place[1] -= values[:count].nbytes
+            entries, values = entries[count:], values[count:]
         if len(entries) and not self.full:
             self.full = True
             kept = self.shelves["logits"].used
-            self.log(f"teacher bank: {kept} outputs fill its memory; the others are computed each time")
+            self.log(f"teacher bank: {kept} outputs fill its memory; the others are recomputed each time")
 
 
 class _Shelf:
@@ -161,24 +220,24 @@ class _Shelf:
         return sum(map(len, self.blocks))
 
     def read(self, entries):
-        """float32 (M, width) on the device, undefined where nothing is kept, and bool (M,) on the host: where something is."""
+        """Return float32 (M, width) on the device, undefined where nothing is kept, and bool (M,) on the host: what is kept."""
         row = self.row[entries].long()
         starts = torch.tensor([0, *(len(block) for block in self.blocks)]).cumsum(0)
-        which = torch.searchsorted(starts, row, right=True) - 1  # block; −1 where not kept
+        block_of = torch.searchsorted(starts, row, right=True) - 1  # −1 where nothing is kept
         values = torch.empty(len(entries), self.width, device=self.device)
-        counts = torch.bincount(which + 1, minlength=len(self.blocks) + 1).tolist()
-        for number, here in enumerate(which.argsort().split(counts), start=-1):
-            if number >= 0 and len(here):
-                block = self.blocks[number]
-                kept = block[(row[here] - starts[number]).to(block.device)]
-                values[here.to(self.device)] = kept.to(self.device, torch.float32)
+        counts = torch.bincount(block_of + 1, minlength=len(self.blocks) + 1).tolist()
+        _, *positions = block_of.argsort().split(counts)  # the first ones are not kept
+        for number, (block, position) in enumerate(zip(self.blocks, positions, strict=True)):
+            if len(position):
+                kept = block[(row[position] - starts[number]).to(block.device)]
+                values[position.to(self.device)] = kept.to(self.device, torch.float32)
         return values, row >= 0
 
 
 def _unique(entries):
-    """The different ones of `entries` (M,), in the order of their first occurrence, and (M,): where each stands among them."""
+    """Return the distinct `entries` in the order of their first occurrence, and the position of each entry among them."""
     values, first, inverse = np.unique(entries.numpy(), return_index=True, return_inverse=True)
     order = first.argsort()
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    return torch.from_numpy(values[order]), torch.from_numpy(place[inverse])
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return torch.from_numpy(values[order]), torch.from_numpy(position[inverse])
