@@ -24,13 +24,20 @@ TRAIN_GROUP = torch.from_numpy(GENERATOR.integers(0, 2, 48))
 IMAGES = Images(GENERATOR.integers(0, 256, (48, 3, 8, 8), dtype=np.uint8), (0.5,) * 3, (0.25,) * 3, padding=1)
 
 
-def build(name, lam=None, labels=LABELS, group=GROUP, dim=4, share=None, num_groups=2, classes=2, teacher_dim=4):
+def build(
+    name, lam=None, labels=LABELS, group=GROUP, dim=4, share=None, num_groups=2, classes=2, teacher_dim=4, epochs=None
+):
+    """A debiaser as a run would build it, with a teacher of random outputs."""
     lam = lam if lam is not None else float(debias.has_strength(name))
-    says = torch.randn(len(labels), classes + teacher_dim, generator=torch.Generator().manual_seed(5))
-    teacher = debias.Teacher(teacher_dim, lambda: Output(*says.split([classes, teacher_dim], dim=1)))
+    outputs = torch.randn(len(labels), classes + teacher_dim, generator=torch.Generator().manual_seed(5))
+    outputs = Output(*outputs.split([classes, teacher_dim], dim=1))
+    held_out = debias.Batch(labels, group, share, outputs)
+    with torch.random.fork_rng():
+        last_layer = torch.nn.Linear(teacher_dim, classes)
+    teacher = debias.Teacher(teacher_dim, lambda: outputs, last_layer, lambda: held_out)
     return debias.build_debiaser(
         name, lam=lam, labels=labels, group=group, share=share, num_classes=classes, num_groups=num_groups,
-        embedding_dim=dim, teacher=teacher,
+        embedding_dim=dim, teacher=teacher, epochs=epochs,
     )  # fmt: skip
 
 
@@ -48,7 +55,7 @@ def go(name, method="ckd", lam=None, epochs=1, group=TRAIN_GROUP, share=None, nu
     dims = {"student_dim": model.embedding_dim, "teacher_dim": own.teacher.embedding_dim, "class_means": means}
     built = methods.build_method(method, **dims, num_classes=3)
     part = name and build(
-        name, lam, TRAIN_LABELS, group, model.embedding_dim, share, num_groups, 3, own.teacher.embedding_dim
+        name, lam, TRAIN_LABELS, group, model.embedding_dim, share, num_groups, 3, own.teacher.embedding_dim, epochs
     )
     if part and part.head:
         models.set_head(model, part.head)

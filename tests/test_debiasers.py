@@ -318,8 +318,8 @@ def test_gap_penaltys_gradient_is_that_of_the_whole_split_on_average():
     generator = np.random.default_rng(0)
     labels, group = torch.zeros(200, dtype=torch.int64), torch.from_numpy((np.arange(200) < 8).astype(int))
     level = torch.tensor([1.0, -1.0])  # logit of class 0, per group
-    facts = dict(labels=labels, group=group, share=None, num_classes=2, num_groups=2, device="cpu")
-    part = matching.gap_penalty(facts, 1.0)
+    setting = dict(labels=labels, group=group, share=None, num_classes=2, num_groups=2, device="cpu")
+    part = matching.gap_penalty(setting, 1.0)
     module, pulls = part["module"], []
     for _ in range(3000):
         module.mean[0], module.seen[0] = level.sigmoid(), True  # as after a long training
@@ -402,15 +402,15 @@ def test_mfd_widens_the_students_embedding_only_where_it_must():
 def test_group_heads_train_their_own_group_and_decide_together():
     head = build("domain_independent").head
     embedding = torch.randn(8, 4)
-    own = head.own(embedding, GROUP)
-    both = torch.stack([head.own(embedding, torch.full((8,), g)) for g in (0, 1)])
+    own = head.of_group(embedding, GROUP)
+    both = torch.stack([head.of_group(embedding, torch.full((8,), g)) for g in (0, 1)])
     assert torch.equal(own, torch.stack([both[g, i] for i, g in enumerate(GROUP.tolist())]))
     torch.testing.assert_close(head(embedding), both.mean(0))
-    torch.testing.assert_close(head.own(embedding, UNKNOWN), both.mean(0))
+    torch.testing.assert_close(head.of_group(embedding, UNKNOWN), both.mean(0))
     share = torch.linspace(0, 1, 8)
     mixed = (1 - share)[:, None] * both[0] + share[:, None] * both[1]
-    torch.testing.assert_close(head.own(embedding, UNKNOWN, share), mixed)
-    torch.testing.assert_close(head.own(embedding, UNKNOWN, share * float("nan")), both.mean(0))
+    torch.testing.assert_close(head.of_group(embedding, UNKNOWN, share), mixed)
+    torch.testing.assert_close(head.of_group(embedding, UNKNOWN, share * float("nan")), both.mean(0))
     own[GROUP == 1].sum().backward()
     gradient = head.heads.weight.grad.view(2, 2, 4)
     assert gradient[0].abs().max() == 0
@@ -520,9 +520,9 @@ def test_dfr_learns_from_half_of_validation_in_which_cells_weigh_the_same():
     group[:7], group[7:9] = 1, -1
     embedding = torch.randn(200, 4, generator=generator)
     embedding[:, 0] += 2 * labels
-    head, used = part.finish(embedding, labels, group, None)
+    head, used = part.finish(None, embedding, labels, group, None)
     assert 98 <= used.sum() <= 102
-    again, same = part.finish(torch.where(used[:, None], embedding, 1e6), labels, group, None)
+    again, same = part.finish(None, torch.where(used[:, None], embedding, 1e6), labels, group, None)
     assert torch.equal(used, same)
     assert torch.equal(head.weight, again.weight), "the other half changes nothing"
     assert (head(embedding).argmax(1) == labels)[~used].float().mean() > 0.7
@@ -608,9 +608,9 @@ def balanced(lam, says, labels, group, **options):
     """The balanced teacher's parts, from a teacher that says `says` (N, K + 3) on the training split."""
     classes = says.shape[1] - 3
     cells = groups.cell_counts(labels, groups.membership(group, None, 2), classes)
-    facts = dict(labels=labels, group=group, share=None, cells=cells, num_classes=classes, num_groups=2, device="cpu")
+    setting = dict(labels=labels, group=group, share=None, cells=cells, num_classes=classes, num_groups=2, device="cpu")
     teacher = debias.Teacher(3, lambda: Output(*says.split([classes, 3], dim=1)))
-    return priors.balanced_teacher(facts, lam, teacher, **options)
+    return priors.balanced_teacher(setting, lam, teacher, **options)
 
 
 def a_teacher(count=400):
@@ -678,8 +678,8 @@ def test_the_balanced_teacher_leaves_unknown_groups_and_missing_embeddings_alone
     half = part["teacher"](theirs, debias.Batch(labels, group, torch.full((400,), 0.5))).logits
     sides = [part["teacher"](theirs, debias.Batch(labels, torch.full_like(group, g))).logits for g in (0, 1)]
     torch.testing.assert_close(half, (sides[0] + sides[1]) / 2)
-    facts = dict(labels=labels, group=group, num_groups=2, share=None)
-    assert torch.equal(part["order"](0, 1), balancing.resample(facts)["order"](0, 1))
+    setting = dict(labels=labels, group=group, num_groups=2, share=None)
+    assert torch.equal(part["order"](0, 1), balancing.resample(setting)["order"](0, 1))
 
 
 # ---- the literature's amplification

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from kdlib import debias, methods, models, teachers
 from kdlib import train as training
 from kdlib.data.augment import Images, draw_order, draw_views, number_of_views
+from kdlib.models import Output
 from kdlib.train import NotFinite, batches, build_schedule, train
 
 GENERATOR = np.random.default_rng(0)
@@ -157,11 +158,14 @@ def test_no_step_reads_anything_back(method, name, monkeypatch):
     bank, counts = teacher_bank(), []
     for batch_size in (20, 20, 10):  # fills the bank; then some steps, and twice as many
         with Reads() as reads:
-            facts = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
+            setting = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
             width = bank.teacher.embedding_dim
-            facts["teacher"] = debias.Teacher(width, lambda width=width: (torch.zeros(40, 3), torch.zeros(40, width)))
+            outputs = Output(torch.zeros(40, 3), torch.zeros(40, width))
+            held_out = debias.Batch(LABELS, GROUP, teacher=outputs)
+            head = models.get_head(bank.teacher)
+            setting["teacher"] = debias.Teacher(width, lambda o=outputs: o, head, lambda b=held_out: b)
             lam = 1.0 if name != "none" and debias.has_strength(name) else 0.0
-            built = debias.build_debiaser(name, lam=lam, device="cpu", **facts)
+            built = debias.build_debiaser(name, lam=lam, device="cpu", **setting)
             go(method, epochs=1, bank=bank, batch_size=batch_size, debiaser=built)
         counts.append(reads.count)
     assert counts[2] == counts[1]

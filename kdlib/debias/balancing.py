@@ -1,6 +1,6 @@
-"""Debiasers that change how much each class × group counts, or which head decides: heads per group, weights, sampling.
+"""Debiasers that change how much each cell (class × group) counts, or which head decides: heads, weights, sampling.
 
-Builders as `debias.py` says."""
+The package's docstring describes what a builder takes and returns."""
 
 import numpy as np
 import torch
@@ -9,118 +9,132 @@ from torch import nn
 
 from kdlib.data import stratified_cut
 from kdlib.debias.groups import balance, cell_counts, cell_means, cell_weights, membership, of_cells
+from kdlib.debias.heads import GroupHeads, fitted_head
 from kdlib.losses import one_hot
 from kdlib.models import Output
 
 
-class GroupHeads(nn.Module):
-    """One linear classifier per group on a shared embedding. `forward` gives the mean of the heads' logits, (N, K): the
-    decision of their sum, which needs no group at inference. `own` gives each sample's logits from its own group's head."""
+def domain_independent(setting):
+    """Train one classifier per group on a shared backbone (domain-independent training, Wang et al. 2020).
 
-    def __init__(self, embedding_dim, num_classes, num_groups):
-        super().__init__()
-        self.num_groups = num_groups
-        self.heads = nn.Linear(embedding_dim, num_groups * num_classes)
+    In training a sample's losses see the head of its own group; at inference the heads' scores are summed. No strength.
 
-    def forward(self, embedding):
-        return self._each(embedding).mean(1)
-
-    def own(self, embedding, group, share=None):
-        """(N, K); the heads weighted by 1 − share and share where a sample has one; their mean where its group is unknown."""
-        each = self._each(embedding)
-        if share is not None:
-            member = membership(group, share, self.num_groups).to(each.dtype)
-            mixed = (each * member[:, :, None]).sum(1)
-            return torch.where(member.sum(1, keepdim=True) > 0, mixed, each.mean(1))
-        own = each[torch.arange(len(each), device=each.device), group.clamp(min=0)]
-        return torch.where((group >= 0)[:, None], own, each.mean(1))
-
-    def _each(self, embedding):
-        return self.heads(embedding).view(len(embedding), self.num_groups, -1)
-
-
-def domain_independent(facts):
-    """Domain-independent heads (Wang et al., CVPR 2020): a classifier per group on a shared backbone. In training a sample's
-    losses see its own group's head; at inference the heads' scores are summed. It has no strength."""
-    head = GroupHeads(facts["embedding_dim"], facts["num_classes"], facts["num_groups"]).to(facts["device"])
+    References
+    ----------
+    Wang et al. (2020). Towards fairness in visual recognition: effective strategies for bias mitigation. CVPR.
+    """
+    head = GroupHeads(setting["embedding_dim"], setting["num_classes"], setting["num_groups"]).to(setting["device"])
 
     def select(output, batch):
-        return Output(head.own(output.embedding, batch.group, batch.share), output.embedding)
+        return Output(head.of_group(output.embedding, batch.group, batch.share), output.embedding)
 
     return dict(head=head, select=select)
 
 
-def reweight(facts, *, largest=20.0):
-    """Each sample's cross-entropy and logit distillation weighted by N_y / (G · N_{y,g}), at most 20 (Kamiran & Calders 2012).
-    An unknown group has weight 1. It has no strength."""
-    table = balance(facts["cells"], largest)
+def reweight(setting, *, largest=20.0):
+    """Weight each sample's cross-entropy and logit distillation by N_y / (G · N_{y,g}), at most 20.
+
+    Groups then count equally within a class (Kamiran & Calders 2012). An unknown group has weight 1. No strength.
+
+    Parameters
+    ----------
+    largest : float
+        Upper limit of a weight.
+
+    References
+    ----------
+    Kamiran, Calders (2012). Data preprocessing techniques for classification without discrimination. KAIS 33.
+    """
+    table = balance(setting["cells"], largest)
 
     def weights(output, batch):
-        return of_cells(table, batch.labels, membership(batch.group, batch.share, facts["num_groups"]))
+        return of_cells(table, batch.labels, membership(batch.group, batch.share, setting["num_groups"]))
 
     return dict(weights=weights)
 
 
-def resample(facts):
-    """Samples of an epoch drawn with replacement, in proportion to `cell_weights` without a ceiling: each class is seen
-    equally often in every group. It has no strength."""
+def resample(setting):
+    """Draw the samples of an epoch with replacement so that each class is seen equally often in every group.
+
+    The chances are proportional to `cell_weights` without an upper limit. No strength."""
     weights = cell_weights(
-        facts["labels"], facts["group"], facts["num_groups"], largest=float("inf"), share=facts["share"]
+        setting["labels"], setting["group"], setting["num_groups"], largest=float("inf"), share=setting["share"]
     )
-    return dict(order=_drawn(weights))
+    return dict(order=lambda seed, epoch: draw(weights, seed=seed, epoch=epoch))
 
 
 class CellWeights(nn.Module):
-    """Group DRO's q (K, G), a distribution over the cells that exist."""
+    """Group DRO's q, (K, G): a distribution over the cells that exist."""
 
     def __init__(self, cells):
         super().__init__()
         self.register_buffer("q", (cells > 0).float() / (cells > 0).sum())
 
 
-def group_dro(facts, lam):
-    """Group DRO (Sagawa et al. 2020, algorithm 1): the loss is Σ_c q_c ℓ_c over the cells c (class × group), ℓ_c a cell's mean
-    cross-entropy; before each step q_c ← q_c · exp(λ·ℓ_c), normalised, so the worst cell comes to count most. λ is their step
-    size η (.01 there). A cell that the batch lacks keeps its q, up to normalisation, and the cells that it has share the whole
-    loss.
+def group_dro(setting, lam):
+    """Minimise Σ_c q_c ℓ_c over the cells c, with q moved towards the worst cell (group DRO, Sagawa et al. 2020, algorithm 1).
 
-    As there, batches are drawn uniformly over cells, with replacement. The method's logit distillation has the same weights.
-    As λ → 0 this is balanced sampling; at λ = 0 there is no debiaser. Shares weigh; unknown groups keep their part of the
-    epoch and weight 1."""
-    cells, state = facts["cells"], CellWeights(facts["cells"])
-    classes, groups = facts["num_classes"], facts["num_groups"]
+    ℓ_c is the mean cross-entropy of a cell; before each step q_c ← q_c · exp(λ · ℓ_c), normalised. λ is the paper's step size
+    η (.01 there). A cell that the batch lacks keeps its q, up to normalisation; the cells of the batch share the whole loss.
+
+    As in the paper, batches are drawn uniformly over cells, with replacement. The method's logit distillation is weighted
+    alike. As λ → 0 this is balanced sampling; at λ = 0 there is no debiaser. Shares are weights; samples of unknown groups
+    keep their part of the epoch and have weight 1.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto, Liang (2020). Distributionally robust neural networks for group shifts. ICLR.
+    """
+    cells, state = setting["cells"], CellWeights(setting["cells"])
+    classes, groups = setting["num_classes"], setting["num_groups"]
 
     @torch.no_grad()
     def weights(output, batch):
         member = membership(batch.group, batch.share, groups)
-        each = F.cross_entropy(output.logits, batch.labels, reduction="none")
-        loss, count = cell_means(each, batch.labels, member, classes)
+        losses = F.cross_entropy(output.logits, batch.labels, reduction="none")
+        loss, count = cell_means(losses, batch.labels, member, classes)
         state.q.mul_(torch.exp(lam * (loss - loss.max())))
         state.q.div_(state.q.sum())
-        here = count > 0
-        table = member.sum() * state.q / torch.where(here, count, 1) / torch.where(here, state.q, 0).sum()
+        in_batch = count > 0
+        table = member.sum() * state.q / torch.where(in_batch, count, 1) / torch.where(in_batch, state.q, 0).sum()
         return of_cells(table, batch.labels, member)
 
-    member = membership(facts["group"], facts["share"], groups)
+    member = membership(setting["group"], setting["share"], groups)
     table = cells.sum() / ((cells > 0).sum() * cells.clamp(min=1))
-    order = _drawn(of_cells(table.cpu(), facts["labels"], member))
-    return dict(weights=weights, order=order, module=state, report=lambda: {"largest_q": state.q.max().item()})
+    chances = of_cells(table.cpu(), setting["labels"], member)
+    return dict(
+        weights=weights,
+        order=lambda seed, epoch: draw(chances, seed=seed, epoch=epoch),
+        module=state,
+        report=lambda: {"largest_q": state.q.max().item()},
+    )
 
 
-def bias_mimicking(facts, *, largest=20.0):
-    """Bias Mimicking (Qraitem et al., CVPR 2023): K binary classifiers on the shared backbone, the c-th trained on all of
-    class c and on as much of each other class as can be had with class c's own distribution over groups, so that in its
-    training set the group says nothing about the label. The decision is a further linear layer's, on an embedding through
+def bias_mimicking(setting, *, largest=20.0):
+    """Train K binary classifiers, each on samples in which the group says nothing about its class (Bias Mimicking).
+
+    In Bias Mimicking (Qraitem et al. 2023) the c-th classifier is trained on all of class c, and on as much of each other
+    class as can be had with class c's distribution over groups. A further linear layer decides, on an embedding through
     which no gradient returns.
 
     Each epoch's draw is replaced by its expectation: in classifier c's loss a sample of class y ≠ c and group g weighs
-    P(g | c)/P(g | y), over the largest such ratio of y; half a sample is added to each cell, so that none is empty. The
-    last layer learns from the method's terms with `reweight`'s weights (in the authors' code, one of three ways). So of a
-    teacher's logits the backbone learns nothing, of embeddings (RKD, KD++) it does. Shares weigh; an unknown group is
-    left to the last layer. It has no strength."""
-    cells, classes, groups = facts["cells"], facts["num_classes"], facts["num_groups"]
+    P(g | c) / P(g | y), divided by the largest such ratio of y; half a sample is added to each cell, so that none is empty.
+    The last layer learns from the method's terms with `reweight`'s weights (one of three ways in the authors' code).
+    The backbone therefore learns nothing from a teacher's logits, but does from embeddings (RKD, KD++). Shares are weights;
+    samples of unknown groups train the last layer alone. No strength.
+
+    Parameters
+    ----------
+    largest : float
+        Upper limit of the last layer's weights.
+
+    References
+    ----------
+    Qraitem, Saenko, Plummer (2023). Bias Mimicking: a simple sampling approach for bias mitigation. CVPR.
+    """
+    cells, classes, groups = setting["cells"], setting["num_classes"], setting["num_groups"]
     kept = mimicked(cells)
-    head, binary = (nn.Linear(facts["embedding_dim"], classes).to(facts["device"]) for _ in range(2))
+    head, binary = (nn.Linear(setting["embedding_dim"], classes).to(setting["device"]) for _ in range(2))
 
     def select(output, batch):
         return Output(head(output.embedding.detach()), output.embedding)
@@ -132,72 +146,61 @@ def bias_mimicking(facts, *, largest=20.0):
         loss = F.binary_cross_entropy_with_logits(binary(output.embedding), target, weights, reduction="sum")
         return {"binary": loss / weights.sum().clamp(min=1)}
 
-    return dict(head=head, select=select, terms=terms, module=binary) | reweight(facts, largest=largest)
+    return dict(head=head, select=select, terms=terms, module=binary) | reweight(setting, largest=largest)
 
 
 def mimicked(cells) -> torch.Tensor:
-    """(K, K, G): how much of cell (y, g) classifier c keeps, [c, y, g], at most 1; all of its own class. cells (K, G)."""
+    """Return how much of cell (y, g) classifier c keeps, (K, K, G) as [c, y, g]: at most 1; all of its own class.
+
+    cells: (K, G), counts."""
     within = (cells + 0.5) / (cells + 0.5).sum(1, keepdim=True)
     ratio = within[:, None] / within[None]
     return ratio / ratio.amax(2, keepdim=True)
 
 
-def dfr(facts, *, strength=1.0):
-    """Deep feature reweighting (Kirichenko et al., ICLR 2023) as a last step: the backbone is frozen and the last layer fitted
-    anew, as a logistic regression in which every cell weighs the same, on embeddings that it was not trained on.
+def dfr(setting, *, strength=1.0):
+    """Refit the last layer on balanced held-out embeddings, after training (deep feature reweighting, Kirichenko et al. 2023).
 
-    These are half of the validation split, cut by class and group, always the same half. The other half remains as
-    validation, and nothing else is known of a run's validation afterwards: so a run with this debiaser has figures of
-    validation over half as many pictures, and the network is the better for pictures which others do not learn from.
-    Weights stand in for the published average over balanced subsets, as cells may hold one picture; the penalty is
-    ½‖W‖² / (strength · N) on standardised embeddings. The whole group counts (a share is rounded by the data set); an
-    unknown one is left out. It has no strength."""
+    The backbone is frozen, and the last layer becomes a logistic regression in which every cell weighs the same, fitted on
+    embeddings that the network was not trained on: half of the validation split, cut by class and group, always the same
+    half. The other half remains as validation. So such a run reports validation over half as many images, and has learned
+    from images that others do not learn from.
 
-    def finish(embedding, labels, group, share):
-        used, _ = stratified_cut(labels.cpu().numpy(), group.cpu().numpy(), 0.5, 0)
-        rows = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-        rows[torch.from_numpy(used).to(labels.device)] = True
+    Weights stand in for the published average over balanced subsets, since a cell may hold a single image. The penalty is
+    ½‖W‖² / (strength · N) on standardised embeddings. The whole group counts (the data set rounds a share); samples of
+    unknown groups are left out. No strength λ.
+
+    Parameters
+    ----------
+    strength : float
+        Inverse of the penalty, as scikit-learn's C per sample.
+
+    References
+    ----------
+    Kirichenko, Izmailov, Wilson (2023). Last layer re-training is sufficient for robustness to spurious correlations. ICLR.
+    """
+
+    def finish(head, embedding, labels, group, share):
+        rows = half_of_validation(labels, group)
         known = rows & (group >= 0)
-        member = membership(group[known], None, facts["num_groups"])
-        cells = cell_counts(labels[known], member, facts["num_classes"])
+        member = membership(group[known], None, setting["num_groups"])
+        cells = cell_counts(labels[known], member, setting["num_classes"])
         weights = of_cells(1 / cells, labels[known], member)
-        return fitted_head(embedding[known], labels[known], weights, facts["num_classes"], strength), rows
+        return fitted_head(embedding[known], labels[known], weights, setting["num_classes"], strength), rows
 
     return dict(finish=finish)
 
 
-def fitted_head(embedding, labels, weights, num_classes, strength) -> nn.Linear:
-    """The logistic regression of labels (N,) on embedding (N, d), weights (N,): it minimises Σ w·CE / Σ w +
-    ‖W‖² / (2 · strength · N), W being the slopes on standardised embeddings, by L-BFGS in float64."""
-    values, labels, weights = embedding.detach().double(), labels, weights.double() / weights.sum()
-    mean, spread = values.mean(0), values.std(0).clamp(min=1e-6)
-    standard = (values - mean) / spread
-    slope = standard.new_zeros(num_classes, standard.shape[1], requires_grad=True)
-    offset = standard.new_zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([slope, offset], max_iter=500, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
-
-    def loss():
-        optimizer.zero_grad()
-        error = F.cross_entropy(F.linear(standard, slope, offset), labels, reduction="none")
-        total = (weights * error).sum() + slope.square().sum() / (2 * strength * len(labels))
-        total.backward()
-        return total
-
-    optimizer.step(loss)
-    head = nn.Linear(standard.shape[1], num_classes).to(embedding.device)
-    with torch.no_grad():
-        head.weight.copy_(slope / spread)
-        head.bias.copy_(offset - (slope / spread) @ mean)
-    return head
+def half_of_validation(labels, group) -> torch.Tensor:
+    """Return which rows a refit may use, bool (N,): half of them, cut by class and group, always the same half."""
+    used, _ = stratified_cut(labels.cpu().numpy(), group.cpu().numpy(), 0.5, 0)
+    rows = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    rows[torch.from_numpy(used).to(labels.device)] = True
+    return rows
 
 
-def _drawn(weights):
-    """order(seed, epoch): as many samples as there are weights (N,), drawn with replacement in proportion to them."""
+def draw(weights, *, seed, epoch) -> torch.Tensor:
+    """Return as many indices as there are weights (N,), int64, drawn with replacement in proportion to them."""
     weights = weights.double().cpu()
-    share = (weights / weights.sum()).numpy()
-
-    def order(seed, epoch):
-        generator = np.random.default_rng([seed, epoch, 2])
-        return torch.from_numpy(generator.choice(len(share), len(share), p=share))
-
-    return order
+    generator = np.random.default_rng([seed, epoch, 2])
+    return torch.from_numpy(generator.choice(len(weights), len(weights), p=(weights / weights.sum()).numpy()))

@@ -1,7 +1,7 @@
 """Classes and groups of a batch or a training split, as debiasers see them: membership, cells, weights, disparities.
 
-A *cell* is a class × group. Where the attribute is fractional, a sample is in both groups by its share, so counts are sums
-of shares and means are weighted by them; where its group is unknown it is in none."""
+A *cell* is a class × group. Where the attribute is fractional, a sample belongs to both groups by its share: counts are then
+sums of shares, and means are weighted by them. A sample whose group is unknown belongs to no cell."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,18 @@ from kdlib.models import Output
 
 
 class Batch(NamedTuple):
-    """What a debiaser is told of a batch: labels (N,) int64; group (N,) int64, −1 where unknown; share (N,) float of group 1,
-    NaN where unknown, or None where the attribute is not fractional; the teacher's Output, or None."""
+    """What a debiaser knows of a batch.
+
+    Attributes
+    ----------
+    labels : int64 (N,)
+    group : int64 (N,)
+        −1 where unknown.
+    share : float (N,), optional
+        Share of group 1, NaN where unknown; None where the attribute is not fractional.
+    teacher : Output, optional
+        What the teacher returns for this batch.
+    """
 
     labels: torch.Tensor
     group: torch.Tensor
@@ -22,8 +32,21 @@ class Batch(NamedTuple):
 
 
 def membership(group, share, num_groups) -> torch.Tensor:
-    """(N, G) float32: how much each sample is in each group: 1 and 0; 1 − share and share where it has one; 0 where its
-    group is unknown. group int64 (N,); share float (N,) or None."""
+    """Return how much each sample belongs to each group, float32 (N, G).
+
+    Rows hold 1 and 0, or 1 − share and share where a sample has a share; they are 0 where the group is unknown.
+
+    Parameters
+    ----------
+    group : int64 (N,)
+    share : float (N,) or None
+    num_groups : int
+
+    Examples
+    --------
+    >>> membership(torch.tensor([0, 1, -1]), None, 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]
+    """
     whole = one_hot(group, num_groups)
     if share is None:
         return whole
@@ -32,40 +55,65 @@ def membership(group, share, num_groups) -> torch.Tensor:
 
 
 def cell_counts(labels, member, num_classes) -> torch.Tensor:
-    """(K, G): how many samples each cell holds. labels int64 (N,); member (N, G) of `membership`."""
+    """Return how many samples each cell holds, (K, G); labels int64 (N,), member (N, G) of `membership`."""
     return member.new_zeros(num_classes, member.shape[1]).index_add_(0, labels, member)
 
 
 def cell_means(values, labels, member, num_classes):
-    """(K, G) mean of values (N,) over each cell, 0 where it is empty; (K, G) counts. Gradients flow through the mean."""
+    """Return the mean of values (N,) over each cell, (K, G), and the counts, (K, G).
+
+    The mean of an empty cell is 0. Gradients flow through the means."""
     count = cell_counts(labels, member, num_classes)
     return cell_counts(labels, member * values[:, None], num_classes) / torch.where(count > 0, count, 1), count
 
 
 def balance(cells, largest=float("inf")) -> torch.Tensor:
-    """(K, G): N_y / (G_y · N_{y,g}), at most `largest`, G_y being the number of groups that class y has: with these weights a
-    class weighs the same in each of them, and the classes as before. cells (K, G) of `cell_counts`."""
+    """Return the weights of cells that balance the groups within each class, (K, G).
+
+    They are N_y / (G_y · N_{y,g}), at most `largest`; G_y is the number of groups that class y has. Every group then counts
+    equally within a class, and every class counts as before.
+
+    Parameters
+    ----------
+    cells : (K, G)
+        Counts of `cell_counts`.
+    largest : float
+    """
     groups = (cells > 0).sum(1, keepdim=True).clamp(min=1)
     return (cells.sum(1, keepdim=True) / (groups * cells.clamp(min=1))).clamp(max=largest)
 
 
 def of_cells(table, labels, member, unknown=1.0) -> torch.Tensor:
-    """(N,): the entry of table (K, G) of each sample's cell, the mean of both by its shares; `unknown` where its group is."""
+    """Return each sample's entry of table (K, G), averaged by its shares, (N,); `unknown` where its group is unknown."""
     known = member.sum(1) > 0
     return torch.where(known, (member * table[labels]).sum(1), unknown)
 
 
 def cell_weights(labels, group, num_groups, largest=20.0, share=None) -> torch.Tensor:
-    """(N,): `balance` of each sample's cell, 1 where the group is unknown. labels, group int64 (N,); share (N,) or None."""
+    """Return the weight of each sample that `balance` gives its cell, (N,); 1 where the group is unknown.
+
+    Parameters
+    ----------
+    labels, group : int64 (N,)
+    num_groups : int
+    largest : float
+        Upper limit of a weight.
+    share : float (N,), optional
+
+    Examples
+    --------
+    >>> cell_weights(torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 0]), 2).tolist()
+    [0.6666666865348816, 0.6666666865348816, 0.6666666865348816, 2.0]
+    """
     member = membership(group, share, num_groups)
     cells = cell_counts(labels, member, int(labels.max()) + 1)
     return of_cells(balance(cells, largest), labels, member)
 
 
 def batch_disparity(logits, batch, num_classes):
-    """Per class, recall in group 1 minus recall in group 0 in the batch (K,), and which classes have both (K,) bool.
+    """Return each class's recall in group 1 minus that in group 0, (K,), and which classes have both groups, bool (K,).
 
-    Classes with an empty cell are 0 in the first and False in the second. Unknown groups are left out."""
+    A class with an empty cell has disparity 0 and is False in the second tensor. Unknown groups are left out."""
     hit = (logits.argmax(1) == batch.labels).float()
     recall, count = cell_means(hit, batch.labels, membership(batch.group, batch.share, 2), num_classes)
     valid = (count > 0).all(1)

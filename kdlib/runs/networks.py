@@ -54,8 +54,9 @@ def build_debiaser(run, dataset, model, bank=None):
     """Return the debiaser of a run for this network, or None; `bank`: the teacher's, for a debiaser that needs one."""
     teacher = None
     if bank is not None:
-        outputs = functools.partial(_plain_outputs, run.teacher_run(), paths.runs_folder())
-        teacher = debias.Teacher(bank.teacher.embedding_dim, outputs)
+        outputs = functools.partial(_plain_outputs, run.teacher_run(), "train", paths.runs_folder())
+        held_out = functools.partial(_held_out, run.teacher_run(), dataset.val, paths.runs_folder())
+        teacher = debias.Teacher(bank.teacher.embedding_dim, outputs, models.get_head(bank.teacher), held_out)
     return debias.build_debiaser(
         run.debias,
         lam=run.lam,
@@ -66,6 +67,7 @@ def build_debiaser(run, dataset, model, bank=None):
         num_groups=len(dataset.groups),
         embedding_dim=model.embedding_dim,
         teacher=teacher,
+        epochs=run.epochs,
         device=next(model.parameters()).device,
     )
 
@@ -95,7 +97,14 @@ def _bank(teacher, runs_folder):
     return teachers.TeacherBank(model, images, number_of_views(images.padding, images.flip), **memory)
 
 
-@functools.lru_cache(maxsize=2)
-def _plain_outputs(teacher, runs_folder):
-    """A finished teacher's Output on its training split, without augmentation."""
-    return evaluate.predict(_bank(teacher, runs_folder).teacher, on_device(teacher, "train"))
+@functools.lru_cache(maxsize=4)
+def _plain_outputs(teacher, split, runs_folder):
+    """Return a finished teacher's Output on a split, without augmentation."""
+    return evaluate.predict(_bank(teacher, runs_folder).teacher, on_device(teacher, split))
+
+
+def _held_out(teacher, val, runs_folder):
+    """Return the validation split as one batch, with a finished teacher's Output."""
+    output = _plain_outputs(teacher, "val", runs_folder)
+    labels, group = (torch.from_numpy(numbers).to(output.logits.device) for numbers in (val.labels, val.group))
+    return debias.Batch(labels, group, group_share(val, output.logits.device), output)

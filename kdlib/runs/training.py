@@ -153,7 +153,7 @@ def _refit(debiaser, model, images, dataset):
         return None
     embedding, val = evaluate.predict(model, images["val"]).embedding, dataset.val
     arrays = (torch.from_numpy(numbers).to(embedding.device) for numbers in (val.labels, val.group))
-    head, used = debiaser.finish(embedding, *arrays, group_share(val, embedding.device))
+    head, used = debiaser.finish(models.get_head(model), embedding, *arrays, group_share(val, embedding.device))
     models.set_head(model, head)
     return ~used.cpu().numpy()
 
