@@ -1,16 +1,16 @@
 """Published CIFAR-100 accuracies, and the study's own beside them.
 
-The published figures are top-1 in %, mostly one run and the best epoch *on test*, which exceeds the last epoch by .32 on
-average and 1.01 at most; 240 epochs of crop and flip on all 50,000 training pictures, batch 64, SGD (Tian et al. 2020 and the
-papers of each method). Ours are the last epoch, over seeds, and train on what validation leaves: 45,000 pictures, or 49,900
-in profile cifar100. The best epoch on test is of those in which test was looked at. What was not run here has no figure."""
+The published figures are top-1 in %, mostly of one run and of the best epoch *on test*, which exceeds the last epoch by .32 on
+average and 1.01 at most; 240 epochs of crop and flip on all 50,000 training images, batch 64, SGD (Tian et al. 2020 and the
+papers of each method). Ours are the last epoch, over seeds, trained on what validation leaves: 45,000 images, or 49,900 in
+profile cifar100. Our best epoch on test is among those in which test was evaluated. What was not run here has no figure."""
 
 import numpy as np
 import pandas as pd
 
 from kdlib import data, runs
 from kdlib.bias.skew import skew_amplification
-from kdlib.bias.stats import t_test
+from kdlib.bias.stats import paired_difference
 from kdlib.names import PLAIN, kind_name, method_name
 from kdlib.report.tables import KIND, labelled, methods_of, select
 
@@ -36,11 +36,15 @@ SKEWED = {
 
 
 def beside(table) -> pd.DataFrame:
-    """One row per pair, method and recipe: the published accuracy and ours, in %.
+    """Return the published accuracies and ours, in %.
 
-    Ours: mean ± standard deviation over n seeds of the last epoch, the best epoch on test (for comparison with theirs
-    alone), and p of the t-test, paired by seed, against the student alone and against CKD, with the sign of the difference.
-    Pairs that were published and not run here are listed too."""
+    Returns
+    -------
+    DataFrame
+        A row per pair, method and recipe, with the published pairs that were not run here. Ours: mean ± standard deviation over
+        n seeds of the last epoch; the best epoch on test (only for comparison with theirs); and the difference from the student
+        alone and from CKD, paired by seed, with p of the t-test.
+    """
     plain = select(labelled(table), **PLAIN)
     distilled = plain[plain["teacher_key"].notna()]
     pairs = list(dict.fromkeys(f"{row.teacher}->{row.student}" for row in distilled.itertuples()))
@@ -98,21 +102,29 @@ def _mean_and_std(values, digits=2):
 
 
 def _paired(part, other):
-    """`+1.20 (p = .003)`: the mean difference in points over the seeds that both have, and p of the paired t-test."""
-    sides = [side.drop_duplicates("seed").set_index("seed")["test_accuracy"].astype(float) for side in (part, other)]
-    difference = 100 * (sides[0] - sides[1]).dropna()
-    if not len(difference):
+    """`+1.20 (p = 0.003)`: the mean difference in points over the seeds that both have, and p of the paired t-test."""
+    test = paired_difference(_by_seed(part), _by_seed(other))
+    if not test["n"]:
         return ""
-    p_value = t_test(difference)
-    return f"{difference.mean():+.2f}" + ("" if np.isnan(p_value) else f" (p = {p_value:.2g})")
+    return f"{test['difference']:+.2f}" + ("" if np.isnan(test["p_value"]) else f" (p = {test['p_value']:.2g})")
+
+
+def _by_seed(part):
+    return 100 * part.drop_duplicates("seed").set_index("seed")["test_accuracy"].astype(float)
 
 
 def skewed(table, dataset) -> pd.DataFrame:
-    """A row per kind of model: test accuracy in % and `skew_amplification`, mean ± standard deviation over n seeds, beside the
-    published figures of CIFAR-10S where the data are that. Empty unless each group of the test split shows the same images."""
+    """Return test accuracy in % and `skew_amplification`, beside the published figures where the data set is CIFAR-10S.
+
+    Returns
+    -------
+    DataFrame
+        A row per kind of model, mean ± standard deviation over n seeds. Empty unless each group of the test split shows the
+        same images.
+    """
     source, group, rows = dataset.test.source, dataset.test.group, []
-    shown = [] if source is None else [np.sort(source[group == g]) for g in range(len(dataset.groups))]
-    if len(shown) < 2 or any(not np.array_equal(shown[0], other) for other in shown[1:]):
+    images = [] if source is None else [np.sort(source[group == number]) for number in range(len(dataset.groups))]
+    if len(images) < 2 or any(not np.array_equal(images[0], other) for other in images[1:]):
         return pd.DataFrame()
     for kind, part in labelled(table).groupby(KIND, sort=False):
         name = kind_name(dict(zip(KIND, kind, strict=True)))
@@ -127,33 +139,39 @@ def skewed(table, dataset) -> pd.DataFrame:
 
 
 def recipe(row) -> str:
-    """How a run was trained, in words: `240 epochs, step, lr 0.05, batch 64, nesterov, kd 3.5`."""
+    """Return how a run was trained, in words: `240 epochs, step, lr 0.05, batch 64, nesterov, kd=3.5`."""
     text = f"{row['epochs']} epochs, {row['schedule'].replace('_', '-')}, lr {row['lr']:g}, batch {row['batch_size']}"
     text += ", nesterov" if row["nesterov"] else ""
     text += ", bfloat16" if row.get("precision") == "bfloat16" else ""
-    for weight in ("ce", "kd", "nd", "alpha", "beta", "temperature", "ramp"):
-        if row.get(weight) is not None and not pd.isna(row[weight]):
-            text += f", {weight} {row[weight]:g}"
+    for name in ("temperature", "ramp"):
+        if row.get(name) is not None and not pd.isna(row[name]):
+            text += f", {name} {row[name]:g}"
+    text += f", {row['method_options']}" if row.get("method_options") else ""
     return text if row.get("weights", "none") == "none" else "the published checkpoint"
 
 
 def ablation(parts) -> pd.DataFrame:
-    """A row per named part of `Profile.ablation`, parts being {name: table of its runs}: mean test accuracy in % ± standard
-    deviation, n, and the difference against the first part, paired by seed."""
-    first = next(iter(parts.values()))
+    """Return the parts of a method, {name: table of its runs}, compared with the first of them.
+
+    Returns
+    -------
+    DataFrame
+        A row per part: mean test accuracy in % ± standard deviation, n, and the difference, paired by seed.
+    """
+    first, first_part = next(iter(parts.items()))
     return pd.DataFrame(
         {
             "model": name,
             "test accuracy": _mean_and_std(100 * part["test_accuracy"].astype(float)),
             "n": len(part),
-            f"against {next(iter(parts))}": "" if part is first else _paired(part, first),
+            f"against {first}": "" if name == first else _paired(part, first_part),
         }
         for name, part in parts.items()
     )
 
 
 def steps(parts, pairs) -> pd.DataFrame:
-    """What changes between two named parts: pairs is {what: (name, name without it)}."""
+    """Return what each change brings: pairs is {change: (name of a part, name of the part without it)}."""
     return pd.DataFrame(
-        {"what": what, "brings": _paired(parts[one], parts[other])} for what, (one, other) in pairs.items()
+        {"change": change, "brings": _paired(parts[one], parts[other])} for change, (one, other) in pairs.items()
     )

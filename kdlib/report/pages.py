@@ -1,4 +1,6 @@
-"""Notebooks executed and turned into pages, figures and tables written, and the index page that opens from disk."""
+"""Notebooks executed and turned into pages, figures and tables written, and the index page that opens from disk.
+
+A profile is given by its name or by the path of its file; its report is under the name. Importing this loads no torch."""
 
 import html
 import os
@@ -11,11 +13,12 @@ import pandas as pd
 from kdlib import files, paths
 from kdlib.files import replacing
 from kdlib.names import unknown_name
+from kdlib.profiles import profile_name
 
 
 def folder(profile) -> Path:
-    """Where the profile's report goes."""
-    return paths.reports_folder() / profile
+    """Return where the report of a profile goes; `profile` is its name or the path of its file."""
+    return paths.reports_folder() / profile_name(profile)
 
 
 def save(drawing, profile, name):
@@ -29,7 +32,7 @@ def save(drawing, profile, name):
 
 
 def save_results(table, profile):
-    """Write the results table as `tables.csv` and `tables.parquet`."""
+    """Write the results table as `results.csv` and `results.parquet`."""
     with replacing(folder(profile) / "results.csv") as temporary:
         table.to_csv(temporary, index=False)
     with replacing(folder(profile) / "results.parquet") as temporary:
@@ -37,15 +40,27 @@ def save_results(table, profile):
 
 
 def read_results(profile) -> pd.DataFrame:
-    """The table that `save_results` wrote, in one piece, so that columns can be added."""
+    """Return the table that `save_results` wrote, in one piece, so that columns can be added."""
     return pd.read_csv(folder(profile) / "results.csv").copy()
 
 
 def execute(path, out, parameters):
-    """Run the notebook `path` with papermill into `out`, and write it as a page beside it.
+    """Run a notebook with papermill, and write it as a page beside it.
 
-    The output bears its final name only when the notebook has finished; one that failed goes to `failed/`. Raises ValueError
-    for a parameter that the notebook does not have or a value of another type, RuntimeError when a cell fails."""
+    Parameters
+    ----------
+    path, out : str or Path
+        The notebook, and where it goes. `out` exists only once the notebook has finished; one that fails goes to `failed/`.
+    parameters : dict of str
+        {name: text}, converted to the types in the notebook's parameters cell.
+
+    Raises
+    ------
+    ValueError
+        For an unknown notebook or parameter, or a value of another type.
+    RuntimeError
+        When a cell fails.
+    """
     import papermill
 
     path, out = Path(path), Path(out)
@@ -81,7 +96,7 @@ def execute(path, out, parameters):
 
 
 def typed_parameters(path, parameters) -> dict:
-    """The text values of `parameters` as the types that the notebook's parameters cell gives them."""
+    """Return the values of `parameters`, given as text, in the types that the notebook's parameters cell gives them."""
     import papermill
 
     known = papermill.inspect_notebook(str(path))
@@ -107,7 +122,7 @@ def _relative(path):
 
 
 def _write_page(notebook, path):
-    """The notebook as one HTML file that needs no network: no scripts, its pictures inside."""
+    """Write the notebook as one HTML file that needs no network: figures inside, no scripts."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True)
@@ -118,14 +133,14 @@ def _write_page(notebook, path):
 
 
 def write_index(profile) -> Path:
-    """Write `reports/index.html` from the profiles that have results, `profile` first, and return its path."""
-    reports = paths.reports_folder()
-    found = sorted(
-        (file.parent.name for file in reports.glob("*/results.csv")), key=lambda name: (name != profile, name)
-    )
-    if not found:
+    """Write `reports/index.html` from all profiles that have results, `profile` first, and return its path.
+
+    Raises ValueError where none has."""
+    reports, first = paths.reports_folder(), profile_name(profile)
+    names = sorted((file.parent.name for file in reports.glob("*/results.csv")), key=lambda name: (name != first, name))
+    if not names:
         raise ValueError(f"no results under {reports}: run the notebooks first (make all)")
-    sections = [*(_section(reports, name) for name in found), _speed(reports)]
+    sections = [*(_section(reports, name) for name in names), _speed(reports)]
     page = _PAGE.format(sections="\n".join(sections))
     with replacing(reports / "index.html") as temporary:
         temporary.write_text(page)
@@ -135,7 +150,7 @@ def write_index(profile) -> Path:
 def _section(reports, profile):
     from nbconvert.filters import markdown2html
 
-    from kdlib.report import tables, words  # load torch, which executing a notebook has no need of
+    from kdlib.report import tables, words
 
     table = read_results(profile)
     figures = [
@@ -156,6 +171,7 @@ def _section(reports, profile):
     return _SECTION.format(
         profile=html.escape(profile),
         about=html.escape(about),
+        floor=html.escape(tables.floor_note(table)),
         headline=figures[0] if figures else "",
         words=markdown2html(words.in_words(table)),
         figures="\n".join(figures[1:]),
@@ -165,7 +181,7 @@ def _section(reports, profile):
 
 
 def _speed(reports):
-    """The benchmark's figures, where `make bench` has drawn them; links to the numbers."""
+    """Return the benchmark's figures, where `make bench` has drawn them, with links to the numbers."""
     figures = [
         f'<figure><a href="bench/{file.stem}.svg"><img src="bench/{file.name}" alt="speed on {file.stem}"></a></figure>'
         f'<p class="note">All figures: <a href="bench/{file.stem}.json">bench/{file.stem}.json</a></p>'
@@ -208,10 +224,10 @@ _SECTION = """<section id="{profile}"><h2>Profile {profile}</h2>
 <h3>Notebooks, as they ran</h3><ol>{links}</ol>
 <h3>Results</h3>
 <p class="note">Test split. Mean over n seeds, ± half-width of Student's 95 % interval. MAD: mean over classes of the absolute
-difference in recall between the groups; its floor is what a model blind to the group would show. «p &lt; .01»: seeds whose MAD
-exceeds the floor at that level (permutation of the group within each class). Worst cell: the lowest accuracy of a class
+difference in recall between the groups. {floor} «p &lt; .01»: seeds whose MAD exceeds the floor at that level.
+Flip rate: share of pairs of the same image whose prediction changes with the group. Worst cell: the lowest accuracy of a class
 in a group. ms / image: median of single images, one thread. Figures link to SVG; the whole table is
-<a href="{profile}/results.csv">tables.csv</a>.</p>
+<a href="{profile}/results.csv">results.csv</a>.</p>
 <div class="scroll">{table}</div>
 {figures}
 </section>"""
