@@ -1,6 +1,6 @@
 """THE training loop: for teachers and students, every method and every debiaser.
 
-It sums named loss terms and knows nothing of any method. Nothing here sees the test split; nothing is selected."""
+It sums named loss terms and knows nothing of any method. It never sees the test split and selects nothing."""
 
 import time
 from itertools import repeat
@@ -14,11 +14,12 @@ from kdlib.models import in_precision
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("one_cycle", "step", "step_rkd", "step_quarters", "constant")
-STEPS = {  # factor, after which epochs, of
+STEPS = {  # factor, after which epochs, of how many
     "step": (0.1, (150, 180, 210), 240),
     "step_rkd": (0.2, (60, 120, 160), 200),
     "step_quarters": (0.1, (50, 100, 150), 200),
 }
+KEPT = "a checkpoint of an earlier epoch is kept, if there is one"
 
 
 class NotFinite(RuntimeError):
@@ -51,29 +52,64 @@ def train(
     checkpoint_seconds=5.0,
     log=print,
 ) -> list:
-    """Train `model` in place and return its history, a dict per epoch: learning rate, mean of each loss term, seconds, what
-    the method and debiaser report, and what `validate(epoch)` returns.
+    """Train `model` in place and return its history.
 
-    images: augment.Images of the training split; labels, group: int64 (N,), on the images' device; share: float (N,) of group
-    1 where the attribute is fractional. method: methods.Method; debiaser: debias.Debiaser or None; bank: teachers.TeacherBank
-    where the method needs a teacher; forward: what computes model(inputs), compiled, or None. `checkpoint`: a path; training
-    resumes from it where it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
+    Parameters
+    ----------
+    model : nn.Module
+        images -> Output(logits, embedding).
+    images : data.augment.Images
+        The training split.
+    labels, group : int64 Tensor, (N,)
+        On the images' device; group is −1 where unknown.
+    method : methods.Method
+    epochs, batch_size, seed : int
+        The seed draws order and augmentation; the caller draws the initial weights.
+    lr, momentum, weight_decay : float
+        lr is the highest of the schedule; momentum is Adam's β₁.
+    debiaser : debias.Debiaser, optional
+    share : float Tensor, (N,), optional
+        Share of group 1, where the attribute is fractional.
+    bank : teachers.TeacherBank, optional
+        For a method that needs a teacher.
+    forward : callable, optional
+        Computes model(inputs), compiled.
+    nesterov : bool
+    optimizer, schedule, precision : str
+        One of OPTIMIZERS and of SCHEDULES; float32 or bfloat16.
+    validate : callable
+        validate(epoch) -> dict of figures for the history.
+    checkpoint : Path, optional
+        Training resumes from it if it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
+    log : callable
+        Takes a line per epoch.
 
-    Raises NotFinite, with the term and step, when a loss is NaN or infinite; the last checkpoint stays. ValueError for labels
-    that the model has no logit for."""
+    Returns
+    -------
+    list of dict
+        One per epoch: learning rate of its last step, mean of each loss term, figures of method, debiaser and `validate`,
+        seconds.
+
+    Raises
+    ------
+    NotFinite
+        With the term and step, where a loss or parameter becomes NaN or infinite; the last checkpoint stays.
+    ValueError
+        For labels that the model has no logit for.
+    """
     if not (labels.min() >= 0 and labels.max() < model.num_classes):
         raise ValueError(
             f"labels must be in 0 … {model.num_classes - 1}, found {int(labels.min())} … {int(labels.max())}"
         )
     debiaser = debiaser or Debiaser()
     device = images.device
-    extra = [method.module, debiaser.module if debiaser.optimizer is None else None]
-    trained = torch.nn.ModuleList([model, *(module for module in extra if module is not None)])
-    recipe = {"lr": lr, "weight_decay": weight_decay, "fused": True}
+    modules = [model, method.module, debiaser.module if debiaser.optimizer is None else None]
+    trained = torch.nn.ModuleList([module for module in modules if module is not None])
+    common = {"lr": lr, "weight_decay": weight_decay, "fused": True}
     if optimizer == "adam":
-        optimizer = torch.optim.Adam(trained.parameters(), betas=(momentum, 0.999), **recipe)
+        optimizer = torch.optim.Adam(trained.parameters(), betas=(momentum, 0.999), **common)
     else:
-        optimizer = torch.optim.SGD(trained.parameters(), momentum=momentum, nesterov=nesterov, **recipe)
+        optimizer = torch.optim.SGD(trained.parameters(), momentum=momentum, nesterov=nesterov, **common)
     reads_embedding = method.needs_embedding or debiaser.needs_embedding
     views = number_of_views(images.padding, images.flip)
     steps = len(batches(torch.arange(len(images)), batch_size))
@@ -84,20 +120,22 @@ def train(
     parts = {name: part for name, part in parts.items() if part is not None}
     if checkpoint is not None and checkpoint.exists():
         history = _resume(checkpoint, parts, log)
-    saved, began, done = time.monotonic(), time.monotonic(), len(history)
+    saved = began = time.monotonic()
+    resumed = len(history)
 
-    for epoch in range(done + 1, epochs + 1):
+    for epoch in range(resumed + 1, epochs + 1):
         started = time.monotonic()
         trained.train()
         view = draw_views(len(images), views, seed=seed, epoch=epoch)
         if debiaser.order is None:
             order = draw_order(len(images), seed=seed, epoch=epoch)
             view = view[order]
-        else:  # with replacement, so a view for each place
+        else:  # with replacement: each place of the order has a view of its own
             order = debiaser.order(seed=seed, epoch=epoch)
-        pieces, logged = batches(order, batch_size), []
-        taught = bank.batches(pieces, view, embedding=reads_embedding) if method.needs_teacher else repeat(None)
-        for (index, inputs), teacher in zip(images.batches(pieces, view), taught, strict=False):
+        pieces, logged, teacher_outputs = batches(order, batch_size), [], repeat(None)
+        if method.needs_teacher:
+            teacher_outputs = bank.batches(pieces, view, embedding=reads_embedding)
+        for (index, inputs), teacher in zip(images.batches(pieces, view), teacher_outputs, strict=False):
             batch = Batch(labels[index], group[index], None if share is None else share[index], teacher)
             if debiaser.teacher and teacher is not None:
                 teacher = debiaser.teacher(teacher, batch)
@@ -116,10 +154,10 @@ def train(
             else:
                 loss.backward()
             logged.append(torch.stack([term.detach() for term in terms.values()]))
-            if device.type == "cpu":  # elsewhere this would wait for the device, so it is done once an epoch
+            if device.type == "cpu":  # on a GPU the step would wait for it, so it is done once an epoch
                 check_finite(logged[-1][None], list(terms), epoch, len(logged))
             optimizer.step()
-            rate = scheduler.get_last_lr()[0]  # this step's, which the next line changes
+            rate = scheduler.get_last_lr()[0]  # of this step; the next line changes it
             scheduler.step()
         values = torch.stack(logged)
         check_finite(values, list(terms), epoch, 1)
@@ -130,7 +168,7 @@ def train(
         row |= validate(epoch)
         row["seconds"] = time.monotonic() - started
         history.append(row)
-        left = (time.monotonic() - began) / (epoch - done) * (epochs - epoch)
+        left = (time.monotonic() - began) / (epoch - resumed) * (epochs - epoch)
         log(epoch_line(row, epochs, left))
         if checkpoint is not None and epoch < epochs and time.monotonic() - saved >= checkpoint_seconds:
             _save(checkpoint, parts, history)
@@ -139,8 +177,11 @@ def train(
 
 
 def batches(order, batch_size):
-    """The order cut into batches; the last is kept, and a single left-over sample joins the one before it, since a batch
-    norm over one sample is undefined."""
+    """Cut an order into batches. A single sample left over joins the batch before, since batch norm needs two.
+
+    >>> [len(batch) for batch in batches(torch.arange(33), 16)]
+    [16, 17]
+    """
     pieces = list(order.split(batch_size))
     if len(pieces) > 1 and len(pieces[-1]) == 1:
         pieces[-2:] = [torch.cat(pieces[-2:])]
@@ -148,10 +189,20 @@ def batches(order, batch_size):
 
 
 def build_schedule(name, optimizer, *, lr, epochs, steps):
-    """A torch scheduler that is stepped after each of the `steps` of an epoch: one_cycle (up to `lr` and down, momentum
-    fixed), step (× .1 after 150, 180 and 210 of 240 epochs, or these shares of another number), step_rkd (RKD's author: × .2
-    after 60, 120 and 160 of 200), step_quarters (CIFAR-10S: × .1 after each quarter) or constant. ValueError for another
-    name."""
+    """Return a torch scheduler that is stepped after each of the `steps` of an epoch.
+
+    Parameters
+    ----------
+    name : str
+        one_cycle: up to `lr` and down, momentum fixed. step: × 0.1 after 150, 180 and 210 of 240 epochs, or the same shares
+        of another number. step_rkd, of RKD's author: × 0.2 after 60, 120 and 160 of 200. step_quarters, of CIFAR-10S: × 0.1
+        after each quarter. constant.
+
+    Raises
+    ------
+    ValueError
+        For another name.
+    """
     if name == "one_cycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps + 1, cycle_momentum=False)
     if name in STEPS:
@@ -163,32 +214,33 @@ def build_schedule(name, optimizer, *, lr, epochs, steps):
     raise names.unknown_name(name, SCHEDULES, "schedule")
 
 
-def check_finite(values, names, epoch, first_step):
+def check_finite(values, term_names, epoch, first_step):
     """Raise NotFinite, naming epoch, step and term, unless all `values` (steps, terms) are finite."""
     wrong = (~values.isfinite()).nonzero()
     if len(wrong):
         step, term = wrong[0].tolist()
         value = values[step, term].item()
         raise NotFinite(
-            f"loss term {names[term]!r} is {value} in epoch {epoch}, step {first_step + step}; training stopped. "
-            "Try a lower learning rate or a smaller weight; a checkpoint of an earlier epoch is kept, if there is one."
+            f"loss term {term_names[term]!r} is {value} in epoch {epoch}, step {first_step + step}; training stopped. "
+            f"Try a lower learning rate or a smaller weight; {KEPT}."
         )
 
 
 def check_parameters(module, epoch):
-    """Raise NotFinite unless all parameters are finite: a finite loss can have gradients that are not, and no checkpoint or
-    result may hold what they left."""
+    """Raise NotFinite unless all parameters are finite.
+
+    A finite loss can have gradients that are not; no checkpoint or result may hold what they leave."""
     if not torch.stack([parameter.detach().isfinite().all() for parameter in module.parameters()]).all():
         wrong = [name for name, parameter in module.named_parameters() if not parameter.isfinite().all()]
         raise NotFinite(
             f"parameter {wrong[0]!r} is not finite after epoch {epoch}, though its loss was; training stopped. "
-            "Try a lower learning rate; a checkpoint of an earlier epoch is kept, if there is one."
+            f"Try a lower learning rate; {KEPT}."
         )
 
 
 def epoch_line(row, epochs, seconds_left) -> str:
-    """One line for a person: the epoch, each figure of its row, the time left."""
-    skipped = ("epoch", "lr", "seconds", "test_accuracy")  # the test split is not for watching
+    """Return a line for a person: the epoch, each figure of its row, the time left."""
+    skipped = ("epoch", "lr", "seconds", "test_accuracy")  # nobody should watch the test split
     figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in skipped)
     return f"epoch {row['epoch']:>3}/{epochs}  {figures}  {row['seconds']:.1f} s, {seconds_left:.0f} s left"
 
@@ -200,7 +252,7 @@ def _save(path, parts, history):
 
 
 def _resume(path, parts, log):
-    """Put a checkpoint's state into `parts` and return its history; one that cannot be used is set aside, with a line."""
+    """Load a checkpoint into `parts` and return its history. One that cannot be used is set aside (logged)."""
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
         if set(state["parts"]) != set(parts):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib import losses, methods
+from kdlib import evaluate, losses, methods, teachers, train
 from kdlib.models import Output
 
 ORACLE = {
@@ -291,7 +291,9 @@ def test_a_batch_of_one_has_no_relation_between_samples():
     assert losses.dist_loss(s, t, beta=0, gamma=1, temperature=4).item() == 16
 
 
-@pytest.mark.parametrize("module", [losses.logits, losses.embeddings, losses.tensors, methods])
+@pytest.mark.parametrize(
+    "module", [losses.logits, losses.embeddings, losses.tensors, methods, evaluate, teachers, train]
+)
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.failed == 0

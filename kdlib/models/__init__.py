@@ -1,7 +1,7 @@
 """Networks for images: the CIFAR families of the published teacher checkpoints, small ones, and torchvision's.
 
-Every network maps N × 3 × H × W floats to `Output(logits, embedding)`, the embedding being the pooled feature that its
-classifier head reads, and has the attributes `num_classes`, `embedding_dim` and `head_name`.
+Every network maps float (N, 3, H, W) to `Output(logits, embedding)`. The embedding is the pooled feature that the classifier
+head reads. A network has the attributes `num_classes`, `embedding_dim` and `head_name`.
 
     model = build_model("resnet20", num_classes=10)
     model = load_checkpoint(build_model("resnet56"), "resnet56.pth")
@@ -32,25 +32,47 @@ FAMILIES = {
     "convnet": convnet.MODELS,
 }
 
-# Four names are both CIFAR VGGs here and torchvision's networks: the plain name means ours, this prefix torchvision's.
+# Four names are both CIFAR VGGs here and torchvision's networks: this prefix means torchvision's
 PREFIX = "torchvision/"
 
 
 def names():
-    """Every name that `build_model` knows, but for the other widths of convnet_{w}."""
-    ours = _builders()
-    return [*ours, *(PREFIX + name if name in ours else name for name in _torchvision().names())]
+    """Return every name that `build_model` knows, except other widths of convnet_{w}."""
+    here = _builders()
+    return [*here, *(PREFIX + name if name in here else name for name in _torchvision().names())]
 
 
 def build_model(name, num_classes=100, *, weights=None):
-    """A new network, its weights drawn from torch's global generator.
+    """Return a new network, its weights drawn from torch's global generator.
 
-    `name` is one of `names()`, or convnet_{w} for any positive width w. `weights`, for torchvision's networks alone, is
-    the name of published weights, as "DEFAULT" or "IMAGENET1K_V1"; the head is new unless `num_classes` is the
-    published one's.
+    Parameters
+    ----------
+    name : str
+        One of `names()`, or convnet_{w} for any positive width w.
+    num_classes : int
+        Two or more.
+    weights : str, optional
+        Published weights of a torchvision network, as "DEFAULT" or "IMAGENET1K_V1". The head is new unless `num_classes` is
+        the published number.
 
-    Raises ValueError for an unknown name (with the nearest known ones), for fewer than two classes and for weights that
-    do not exist, and RuntimeError where the weights cannot be downloaded.
+    Returns
+    -------
+    nn.Module
+        float (N, 3, H, W) -> Output(logits, embedding).
+
+    Raises
+    ------
+    ValueError
+        For an unknown name (with similar ones), fewer than two classes, or weights that do not exist.
+    RuntimeError
+        Where the weights cannot be downloaded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> output = build_model("resnet20", 10)(torch.zeros(2, 3, 32, 32))
+    >>> tuple(output.logits.shape), tuple(output.embedding.shape)
+    ((2, 10), (2, 64))
     """
     num_classes = operator.index(num_classes)
     if num_classes < 2:
@@ -61,17 +83,14 @@ def build_model(name, num_classes=100, *, weights=None):
         if weights is not None:
             raise ValueError(f"{name} has no weights to download; load a checkpoint with load_checkpoint" + _twin(name))
         return builder(num_classes)
-    theirs = name.removeprefix(PREFIX)
-    if theirs in (*_torchvision().names(), *_torchvision().WITHOUT_LINEAR):
-        return _torchvision().TorchvisionModel(theirs, num_classes, weights)
+    torchvision_name = name.removeprefix(PREFIX)
+    if torchvision_name in (*_torchvision().names(), *_torchvision().WITHOUT_LINEAR):
+        return _torchvision().TorchvisionModel(torchvision_name, num_classes, weights)
     raise ValueError(_unknown(name))
 
 
 def imagenet_file(name):
-    """The file name of the ImageNet weights ("DEFAULT") that torchvision publishes for its network `name`.
-
-    Raises ValueError for other networks.
-    """
+    """Return the file name of the ImageNet weights of a torchvision network. Raises ValueError for other networks."""
     if _builders().get(name) or convnet.builder(name):
         raise ValueError(
             f"{name} cannot start from ImageNet weights: those are published for torchvision's networks" + _twin(name)
@@ -84,7 +103,7 @@ def _builders():
 
 
 def _torchvision():
-    # torchvision takes a second to import: only where a name needs it.
+    # torchvision takes a second to import: only if a name needs it
     from . import torchvision_models
 
     return torchvision_models
@@ -95,12 +114,12 @@ def _twin(name):
 
 
 def _unknown(name):
-    """The message for an unknown name: what may have been meant, and all there is."""
-    plain = {known.lower(): known for known in reversed(names())}
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), plain, n=4)
+    """Return the message for an unknown name: similar names, then all of them."""
+    by_lower_case = {known.lower(): known for known in reversed(names())}
+    similar = difflib.get_close_matches(name.lower().replace("-", "_"), by_lower_case, n=4)
     lines = [f"no model is called {name!r}"]
-    if near:
-        lines[0] += f"; did you mean {', '.join(plain[match] for match in near)}?"
+    if similar:
+        lines[0] += f"; did you mean {', '.join(by_lower_case[match] for match in similar)}?"
     lines += [f"  {family}: {', '.join(models)}" for family, models in FAMILIES.items()]
     lines[-1] += ", … for any width"
     lines.append(f"  torchvision: {', '.join(_torchvision().names())}")

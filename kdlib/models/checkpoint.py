@@ -1,4 +1,4 @@
-"""Reading weights from the forms of checkpoint in circulation, without ever running code from a file."""
+"""Weights from the common forms of checkpoint, read without running code from a file."""
 
 import argparse
 import pickle
@@ -10,12 +10,12 @@ import safetensors
 import safetensors.torch
 import torch
 
-# Where training scripts put the state dict, and what wrappers (data parallel, torch.compile) put before its keys.
+# Where training scripts put the state dict, and what wrappers (data parallel, torch.compile) put before its keys
 PLACES = ("model", "model_state_dict", "state_dict", "net")
 PREFIXES = ("module.", "_orig_mod.")
 
-# Harmless companions of the weights in published files (the script's arguments, an accuracy as a numpy number), which
-# torch does not know: they hold data and cannot call anything. numpy 2 moved the function that rebuilds a number.
+# What published files hold beside the weights (the script's arguments, an accuracy as a numpy number) and torch does not
+# know: data alone, which cannot call anything. numpy 2 moved the function that rebuilds a number.
 NUMBER = np.float64(0).__reduce__()[0]
 HARMLESS = [
     argparse.Namespace,
@@ -27,35 +27,43 @@ HARMLESS = [
 
 
 def load_checkpoint(model, path):
-    """Load a checkpoint's weights into `model`, all or nothing, and return the model.
+    """Load a checkpoint's weights into a model, all or nothing, and return the model.
 
-    Reads a plain state dict or one under "model", "model_state_dict", "state_dict" or "net", with or without a
-    "module." before the keys, in torch's format or as .safetensors; for torchvision's networks, with torchvision's own
-    keys too. Tensors are read onto the CPU and copied to wherever the model is.
+    Parameters
+    ----------
+    model : nn.Module
+        On any device.
+    path : path of a file
+        torch's format or .safetensors. It holds a state dict, alone or under "model", "model_state_dict", "state_dict" or
+        "net", with or without "module." before the keys; a torchvision network's may have torchvision's own keys.
 
-    Raises FileNotFoundError where there is no such file, and ValueError where it is truncated, no checkpoint, would
-    need to run code in order to be read, or does not fit the model; the model is unchanged then.
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        For a file that is truncated, is no checkpoint, could be read only by running code, or does not fit the model, which
+        is then unchanged.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     state = _state_dict(_read(path), path)
-    if hasattr(model, "own_keys"):
-        state = model.own_keys(state)
-    own = model.state_dict()
-    # Files from before PyTorch 0.4.1 lack these counters, which only a BatchNorm without momentum reads.
-    for key in own.keys() - state.keys():
+    if hasattr(model, "translate_keys"):
+        state = model.translate_keys(state)
+    loaded = model.state_dict()
+    # Files from before PyTorch 0.4.1 lack these counters, which only a BatchNorm without momentum reads
+    for key in loaded.keys() - state.keys():
         if key.endswith(".num_batches_tracked"):
-            state[key] = torch.zeros_like(own[key])
-    _check_fit(own, state, path, getattr(model, "head_name", None))
-    # Within the model's own dict, for the version marks that torch keeps on it and some torchvision networks ask for.
-    own.update(state)
-    model.load_state_dict(own)
+            state[key] = torch.zeros_like(loaded[key])
+    _check_fit(loaded, state, path, getattr(model, "head_name", None))
+    # The model's dict carries version marks, which some torchvision networks need
+    loaded.update(state)
+    model.load_state_dict(loaded)
     return model
 
 
 def _read(path):
-    """The content of the file; ValueError where it cannot be read safely and completely."""
+    """Return the content of the file. Raises ValueError if it cannot be read safely and completely."""
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -78,30 +86,30 @@ def _read(path):
 
 
 def _reason(error):
-    """The cause in torch's message, without its advice to read the file all the same."""
+    """Return the cause from torch's message, without its advice to read the file anyway."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].partition(" Please use")[0].strip()
     return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _is_pickle(path):
-    """Whether the file opens as a pickle does, rather than as torch's zip archive or as no known format."""
+    """Return whether the file starts like a pickle, not like torch's zip archive."""
     with path.open("rb") as file:
         return file.read(1) == b"\x80"
 
 
 def _state_dict(content, path):
-    """The state dict within a file's content, its keys without the prefixes of wrappers."""
+    """Return the state dict in a file's content, its keys without the prefixes of wrappers."""
     candidates = [content]
     if isinstance(content, Mapping):
         candidates += [content.get(place) for place in PLACES]
     for state in candidates:
         if isinstance(state, Mapping) and state and all(map(torch.is_tensor, state.values())):
             return {_without_prefix(str(key)): value for key, value in state.items()}
-    found = f"a {type(content).__name__}"
+    description = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
-        found += f" with the keys {_some(map(str, content)) or '(none)'}"
+        description += f" with the keys {_some(map(str, content)) or '(none)'}"
     raise ValueError(
-        f"{path} is no checkpoint: expected a state dict, alone or under {', '.join(PLACES)}; found {found}"
+        f"{path} is no checkpoint: expected a state dict, alone or under {', '.join(PLACES)}; found {description}"
     )
 
 
@@ -111,33 +119,33 @@ def _without_prefix(key):
     return key
 
 
-def _check_fit(own, state, path, head_name):
-    """Raise ValueError, naming every kind of difference, unless the keys and shapes of `state` are those of `own`."""
-    shapes = {key: (tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state}
+def _check_fit(expected, state, path, head_name):
+    """Raise ValueError, naming every kind of difference, unless `state` has the expected keys and shapes."""
+    shapes = {key: (tuple(state[key].shape), tuple(expected[key].shape)) for key in expected if key in state}
     differing = {key: pair for key, pair in shapes.items() if pair[0] != pair[1]}
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
     if not (missing or unexpected or differing):
         return
-    parts = []
+    differences = []
     if missing:
-        parts.append(f"missing keys: {_some(missing)}")
+        differences.append(f"missing keys: {_some(missing)}")
     if unexpected:
-        parts.append(f"unexpected keys: {_some(unexpected)}")
+        differences.append(f"unexpected keys: {_some(unexpected)}")
     if differing:
-        pairs = [f"{key} {file} in the file, {ours} in the model" for key, (file, ours) in differing.items()]
-        parts.append(f"differing shapes: {_some(pairs)}")
+        pairs = [f"{key} {file} in the file, {model} in the model" for key, (file, model) in differing.items()]
+        differences.append(f"differing shapes: {_some(pairs)}")
     head = f"{head_name}."
     if not missing and not unexpected and all(key.startswith(head) for key in differing):
-        file, ours = next(iter(differing.values()))
-        parts.append(
-            f"only the classifier differs: other number of classes ({file[0]} in the file, {ours[0]} in the model)"
+        file, model = next(iter(differing.values()))
+        differences.append(
+            f"only the classifier differs: other number of classes ({file[0]} in the file, {model[0]} in the model)"
         )
-    raise ValueError(f"{path} does not fit the model; " + "; ".join(parts))
+    raise ValueError(f"{path} does not fit the model; " + "; ".join(differences))
 
 
 def _some(items, limit=8):
-    """The first items, and how many more there are."""
+    """Return the first items as text, with the number of the others."""
     items = list(items)
     rest = f", and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + rest

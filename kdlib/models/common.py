@@ -8,25 +8,33 @@ from torch.nn import functional as F
 
 
 class Output(NamedTuple):
-    """What a network returns: `logits` (N × classes) and `embedding` (N × D), the pooled feature its head reads."""
+    """What a network returns: `logits` (N, K) and `embedding` (N, d), the pooled feature that its head reads."""
 
     logits: Tensor
     embedding: Tensor
 
 
 def get_head(model: nn.Module) -> nn.Module:
-    """The classifier head, so that `get_head(model)(embedding)` gives the logits. Its place is `model.head_name`."""
+    """Return the classifier head: `get_head(model)(embedding)` gives the logits. Its place is `model.head_name`."""
     return model.get_submodule(model.head_name)
 
 
 def set_head(model: nn.Module, head: nn.Module) -> nn.Module:
-    """Put another module in the place of the classifier head, and return the model.
+    """Replace the classifier head and return the model.
 
-    The module maps an N × `model.embedding_dim` embedding to the logits. It takes the old head's place,
-    `model.head_name`, so where one Linear follows another the keys of the state dict stay as they are.
-    `model.num_classes` follows a Linear's `out_features`; with any other module it stays.
+    A Linear for a Linear leaves the keys of the state dict as they are and sets `model.num_classes`; any other module leaves
+    that number.
 
-    Raises ValueError for a Linear that reads another number of features than the model has.
+    Parameters
+    ----------
+    model : nn.Module
+    head : nn.Module
+        Maps an embedding (N, model.embedding_dim) to logits.
+
+    Raises
+    ------
+    ValueError
+        For a Linear that reads another number of features.
     """
     if isinstance(head, nn.Linear):
         if head.in_features != model.embedding_dim:
@@ -37,12 +45,12 @@ def set_head(model: nn.Module, head: nn.Module) -> nn.Module:
 
 
 def in_precision(precision, device):
-    """A context in which networks compute in `precision`, float32 or bfloat16 (autocast: losses keep to float32)."""
+    """Return a context in which networks compute in `precision`: float32, or bfloat16 by autocast (not the losses)."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def fast_layout(model: nn.Module) -> nn.Module:
-    """The model with its convolutions in channels_last, a third faster on CPUs and GPUs, where that is safe.
+    """Return the model with its convolutions in channels_last if that is safe: a third faster on CPUs and GPUs.
 
     On a CPU without AVX-512 the weight gradient of a 1 × 1, stride-2 convolution of 2 to 7 channels writes past its
     buffer in channels_last (oneDNN issue 6035), so a model with such a layer stays as it is.
@@ -58,9 +66,9 @@ def fast_layout(model: nn.Module) -> nn.Module:
 
 
 def check_images(images: Tensor, least: int = 1) -> None:
-    """Raise where `images` are not floats of N × 3 × H × W, with H and W of at least `least` pixels.
+    """Raise ValueError for another shape than (N, 3, H, W) with `least` pixels or more, TypeError for what is not float.
 
-    ValueError for the shape, TypeError for the type: torch's own messages name an inner layer, not the cause.
+    torch's own messages name an inner layer, not the cause.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have the shape N × 3 × H × W, these have {tuple(images.shape)}")
@@ -72,16 +80,15 @@ def check_images(images: Tensor, least: int = 1) -> None:
 
 
 def pool(features: Tensor) -> Tensor:
-    """Global average pooling, N × C × H × W -> N × C.
+    """Global average pooling, (N, C, H, W) -> (N, C).
 
-    The published code pools with a fixed window that covers the whole map of a 32 × 32 image; this is the same there,
-    and serves every other size.
+    The published code pools with a fixed window: the same for 32 × 32 images, and wrong for other sizes.
     """
     return F.adaptive_avg_pool2d(features, 1).flatten(1)
 
 
 def channel_shuffle(features: Tensor, groups: int) -> Tensor:
-    """Interleave the channels of `groups` groups (ShuffleNet), N × C × H × W -> the same shape."""
+    """Interleave the channels of `groups` groups (ShuffleNet); the shape (N, C, H, W) stays."""
     return features.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 

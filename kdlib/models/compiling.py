@@ -1,7 +1,7 @@
-"""A network's forward and backward pass compiled by torch, with its kernels in CUDA graphs. For long runs on a GPU.
+"""A network's forward and backward pass compiled by torch, with its kernels in CUDA graphs, for long runs on a GPU.
 
-On CPUs it does not pay: with torch 2.14 a step of resnet8 in float32 took 41 ms in place of 51, other networks and bfloat16
-no less than eagerly, and compiling takes a minute."""
+On CPUs it does not pay: with torch 2.14 a float32 step of resnet8 took 41 ms instead of 51, other networks and bfloat16 gained
+nothing, and compiling takes a minute."""
 
 import copy
 import functools
@@ -13,22 +13,23 @@ from .common import in_precision
 
 
 def compiled(model, **options):
-    """A callable that gives what `model(images)` gives. Networks of one shape share what was compiled, whatever their weights.
+    """Return a function that computes model(images). Networks of one shape share the compiled code.
 
-    `options` go to torch.compile, in place of CUDA graphs and fixed shapes."""
+    `options` go to torch.compile; the defaults are CUDA graphs and fixed shapes."""
     call = _compiled_call(**options)
 
     def forward(images):
-        torch.compiler.cudagraph_mark_step_begin()  # what the last step gave may be overwritten
+        torch.compiler.cudagraph_mark_step_begin()  # the last step's output may be overwritten
         return call(model, images)
 
     return forward
 
 
 def compiled_if_it_works(model, images, *, precision, log=print, **options):
-    """`compiled(model)`, or None with a line where this machine cannot compile it. images: a batch as in training.
+    """Return `compiled(model)`, or None (logged) if this machine cannot compile it.
 
-    It is tried on a copy of the model, so neither its statistics nor torch's random numbers change."""
+    It is tried on a copy of the model with `images`, a batch as in training. Neither the model's statistics nor torch's random
+    numbers change."""
     began, twin = time.monotonic(), copy.deepcopy(model).train()
     try:
         with torch.random.fork_rng():
@@ -44,7 +45,7 @@ def compiled_if_it_works(model, images, *, precision, log=print, **options):
 
 @functools.cache
 def _compiled_call(**options):
-    torch._dynamo.config.recompile_limit = 64  # shapes of networks and batches: all are calls of this one function
+    torch._dynamo.config.recompile_limit = 64  # one function is compiled for every shape of network and batch
     return torch.compile(_call, **({"mode": "reduce-overhead", "dynamic": False} | options))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that others published: fetched into the data folder, checked, and found by their architecture."""
+"""Published checkpoints: downloaded into the data folder, checked, and found by their architecture."""
 
 import re
 
@@ -17,48 +17,68 @@ RECORDED = {"resnet32x4": "22aa12e2b632b19ddde155ccf2388671842ddd304824b3095e0a7
 
 
 def fetch(name, url=None, *, log=print, **options) -> list:
-    """Download and unpack the archive `name` where that was not done, `log` what it holds, and return what loads.
+    """Download and unpack an archive of checkpoints unless that is done, and return those that load.
 
-    url: another address of the archive; options: those of `storage.download`. The checkpoints land in a folder `name` of
-    the data folder. Raises ValueError for an unknown name and where no checkpoint loads, and OSError without a network."""
+    Parameters
+    ----------
+    name : str
+        One of ARCHIVES, and the folder of the data folder that the checkpoints go to.
+    url : str, optional
+        Another address of the archive.
+    log : callable
+        Takes a line per checkpoint.
+    **options
+        See `storage.download`.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, and if no checkpoint loads.
+    OSError
+        Without a network.
+    """
     if name not in ARCHIVES:
         raise names.unknown_name(name, ARCHIVES, "archive of checkpoints")
     folder, archive = paths.data_folder() / name, paths.data_folder() / f"{name}.tar"
     if folder.exists():
-        log(f"{folder} is there already; remove it to unpack the archive again")
+        log(f"{folder} exists; remove it to unpack the archive again")
     else:
         storage.download(url or ARCHIVES[name], archive, log=log, **options)
         storage.unpack(archive, folder, max_bytes=MAX_BYTES, max_files=MAX_FILES)
-    found = _checkpoints(folder)
-    good = []
-    for path in found:
+    checkpoints = _checkpoints(folder)
+    loaded = []
+    for path in checkpoints:
         loads, line = _check(path)
         log(f"{path.relative_to(folder)}  {line}")
         if loads:
-            good.append(path)
-    if not good:
+            loaded.append(path)
+    if not loaded:
         raise ValueError(
-            f"none of {len(found)} checkpoints in {folder} loads; remove it and {archive}, and fetch again"
+            f"none of {len(checkpoints)} checkpoints in {folder} loads; remove it and {archive}, and fetch again"
         )
-    log(f"{len(good)} of {len(found)} checkpoints load, in {folder}")
-    return good
+    log(f"{len(loaded)} of {len(checkpoints)} checkpoints load, in {folder}")
+    return loaded
 
 
 def published_teacher(name):
-    """The fetched checkpoint of the architecture `name` for CIFAR-100 (that of the last epoch), or None if there is none."""
+    """Return the path of the downloaded CIFAR-100 checkpoint of an architecture (the last epoch's), or None."""
     folder = paths.data_folder() / "cifar_teachers"
     return max((path for path in _checkpoints(folder) if _architecture(path) == name), key=_numbers, default=None)
 
 
 def published_means(name):
-    """KD++'s file of class means for the architecture `name`, laid beside its checkpoint, or None if there is none."""
+    """Return the path of KD++'s class means beside the checkpoint of an architecture, or None."""
     checkpoint = published_teacher(name)
     path = checkpoint and checkpoint.parent / "center_emb_train.json"
     return path if path and path.exists() else None
 
 
 def _checkpoints(folder):
-    """Every checkpoint below the folder; hidden files are other systems' by-products."""
+    """Return every checkpoint below the folder; hidden files are other systems' by-products."""
     return sorted(path for path in folder.rglob("*.pth") if not path.name.startswith("."))
 
 
@@ -71,7 +91,7 @@ def _numbers(path):
 
 
 def _check(path):
-    """(whether the checkpoint loads into the network that its folder names, a line on it)."""
+    """Return whether the checkpoint loads into the network that its folder names, and a line about it."""
     architecture, checksum = _architecture(path), files.sha256(path)
     origin = f"SHA-256 {checksum[:12]}"
     if recorded := RECORDED.get(architecture):

@@ -11,10 +11,10 @@ from torchvision import models
 
 from .common import Output, check_images
 
-# Both have auxiliary classifiers, and warn where nobody says how to start the weights.
+# Both have auxiliary classifiers, and warn unless told how to start the weights
 AUXILIARY = ("googlenet", "inception_v3")
 
-# These also read smaller images than torchvision says they do.
+# These also read smaller images than torchvision states
 ANY_SIZE = ("swin", "efficientnet_v2")
 
 # These classify with a convolution before the pooling: there is no Linear, hence no embedding.
@@ -22,7 +22,7 @@ WITHOUT_LINEAR = ("squeezenet1_0", "squeezenet1_1")
 
 
 def names():
-    """The names of torchvision's classification networks, but for those without an embedding."""
+    """Return the names of torchvision's classification networks, except those without an embedding."""
     return [name for name in models.list_models(module=models) if name not in WITHOUT_LINEAR]
 
 
@@ -33,7 +33,7 @@ class TorchvisionModel(nn.Module):
     has passed the dropout that many of these networks have before that layer.
 
     The last Linear is cut out, not watched by a hook: gradients, `torch.compile`, export and copies then work as for
-    any module. Its keys differ from torchvision's by that cut; `own_keys` translates.
+    any module. Its keys differ from torchvision's by that cut; `translate_keys` translates.
     """
 
     head_name = "head"
@@ -60,8 +60,8 @@ class TorchvisionModel(nn.Module):
         embedding = self.backbone(images)
         return Output(self.head(embedding), embedding)
 
-    def own_keys(self, state_dict):
-        """A state dict with torchvision's keys, as "fc.weight", under this model's; any other is returned as it is."""
+    def translate_keys(self, state_dict):
+        """Return a state dict that has torchvision's keys, as "fc.weight", with this model's; any other as it is."""
         if any(key.startswith("backbone.") for key in state_dict):
             return state_dict
         place = self.torchvision_head + "."
@@ -72,7 +72,7 @@ class TorchvisionModel(nn.Module):
 
 
 def _find_weights(name, weights):
-    """The weights' entry in torchvision's list; None stays None. ValueError, with the list, where there is none."""
+    """Return the weights' entry in torchvision's list, None for None. Raises ValueError, with the list, for unknown ones."""
     if weights is None:
         return None
     entries = models.get_model_weights(name)
@@ -85,14 +85,14 @@ def _find_weights(name, weights):
 
 
 def weights_file(name):
-    """The name of the file of the network's newest published weights, as torch's hub keeps it."""
+    """Return the file name of the network's newest published weights in torch's hub."""
     return os.path.basename(_find_weights(name, "DEFAULT").url)
 
 
 def _build(name, num_classes, weights):
-    """torchvision's network, without auxiliary classifiers.
+    """Return torchvision's network, without auxiliary classifiers.
 
-    Raises RuntimeError where the weights cannot be had, naming the file, its address and the folder it belongs in.
+    Raises RuntimeError if the weights cannot be downloaded, naming the file, its address and the folder it belongs in.
     """
     if weights is None:
         init = {"init_weights": True} if name in AUXILIARY else {}
