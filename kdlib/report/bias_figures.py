@@ -5,7 +5,6 @@ Points and bars are means over seeds, their intervals Student's, 95 %."""
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.ticker import MaxNLocator
 
 from kdlib.bias import benjamini_hochberg
 from kdlib.bias.compare import line
@@ -76,7 +75,7 @@ def heat_map(disparities, classes, *, note, level=0.05):
     sns.heatmap(cells, ax=axis, cbar_kws={"label": disparity_label(rows["disparity"])}, **options)
     axis.set(ylabel="")
     if len(classes) > figures.MANY:
-        figures.class_axis(axis, classes)
+        figures.number_classes(axis.xaxis)
     dots = f" •: differs from 0 over seeds (t-test, p < {level:g} after adjustment for all cells)."
     return figures.caption(drawing, note + (dots if signed else ""))
 
@@ -95,8 +94,7 @@ def recall_by_group(recalls, classes, groups, *, note):
         axis.get_legend().remove()
         axis.set_title(method_name(name), fontsize=9)
     if len(classes) > figures.MANY:
-        axes[0].yaxis.set_major_locator(MaxNLocator(10, integer=True))
-        axes[0].set_ylabel("number of the class")
+        figures.number_classes(axes[0].yaxis)
     axes[0].set_xlim(-0.02, 1.02)
     return _with_groups(drawing, axes[0], note)
 

@@ -121,12 +121,18 @@ def legend(axes, **place):
 def class_axis(axis, classes):
     """Name the classes below the axis; where they are many, number them."""
     if len(classes) > MANY:
-        axis.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-        axis.set(xlabel="number of the class")
+        number_classes(axis.xaxis)
     else:
         turned = {"rotation": 45, "ha": "right"} if max(map(len, classes)) > 6 else {}
         axis.set_xticks(range(len(classes)), classes, **turned)
         axis.set(xlabel="class")
+
+
+def number_classes(axis):
+    """Number the classes along an x axis or y axis, `axis`."""
+    axis.set_major_locator(MaxNLocator(10, integer=True))
+    axis.set_major_formatter("{x:.0f}")
+    axis.set_label_text("number of the class")
 
 
 @themed

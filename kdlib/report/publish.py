@@ -51,7 +51,8 @@ def publish(profile) -> Path:
     short, details = _short(profile, table, text)
     parts = [
         f"# Profile {name}, as run",
-        f"Command: `make all PROFILE={Path(profile).name}`. Commit {', '.join(sorted(table['commit'].unique()))}. Date {date.today()}. "
+        f"Command: `make all PROFILE={Path(profile).name}`. Date {date.today()}. "
+        f"Commit {', '.join(sorted(table['commit'].unique()))}. "
         f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
         f"Versions: {versions}.",
         text,

@@ -183,7 +183,13 @@ def _lines(axes, rows, column, label, floor, palette):
         rows.groupby(["method", "value"])["test_degenerate"].transform(lambda each: each.astype(bool).any())
     ]
     axes[0].axhspan(*floor, **HALO, label=f"{floor_name(rows)} (95 %)")
-    look = {"x": "value", "hue": "method", "order": order, "hue_order": list(palette), "dodge": 0.2}
+    look = {
+        "x": "value",
+        "hue": "method",
+        "order": order,
+        "hue_order": list(palette),
+        "dodge": 0.2 if len(palette) > 1 else False,
+    }
     for axis, measure in zip(axes, ("mad", "accuracy"), strict=True):
         look |= {"y": f"test_{measure}", "ax": axis}
         sns.pointplot(rows, palette=palette, marker="o", legend=measure == "accuracy", **look, **POINTS)
