@@ -1,15 +1,21 @@
-"""Data sets: `load(name, **options) -> Dataset`, one file per source.
+"""Data sets: `load(name, **options) -> Dataset`, one file per data set.
 
-To add a source, write one file with a function(**options) -> Dataset, whose docstring says what the data are, and name both
-in SOURCES. Where its module has a function `stamp(**options)`, the set is prepared again when what it returns (JSON-able)
-changes; None says that the originals are gone, and that what was prepared from them stands."""
+To add one, write a file `kdlib/data/<name>.py` with a function `prepare(*, option=default, …) -> Dataset` whose docstring
+says what the data are; nothing else changes. A file with several data sets names them in `SETS = {name: function}`.
 
+If the file also has a function `stamp(**options)`, the data set is prepared again when its result (JSON-able) changes; None
+means that the original files are missing, and the cache is then trusted. `LATER`, a tuple of options, are those added after
+data sets had been prepared: at their default they do not appear in the cache."""
+
+import ast
 import importlib
 import inspect
 import json
 import os
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from kdlib import files, names, paths
 from kdlib.data import cache
@@ -29,50 +35,73 @@ from kdlib.data.splits import (
 __all__ = ["SOURCES", "Dataset", "Split", "about", "bias_classes", "bias_labels", "check_skew", "class_by_group",
            "cut_together", "defaults", "load", "option_text", "parse_options", "plant", "stratified_cut"]  # fmt: skip
 
-# name -> module of kdlib.data, and the function in it that prepares the set
-SOURCES = {
-    "digits_s": ("digits_s", "prepare"),
-    "cifar10": ("cifar", "cifar10"),
-    "cifar100": ("cifar", "cifar100"),
-    "cifar10s": ("cifar", "cifar10s"),
-    "cifar100s": ("cifar", "cifar100s"),
-    "utkface": ("utkface", "prepare"),
-    "wider": ("wider", "prepare"),
-    "table": ("table", "prepare"),
-    "folder": ("table", "prepare"),  # the name that `table` had before
-}
+
+def _sources() -> dict:
+    """{data set: (module of kdlib.data, its function)}, read from the files' text: importing them would load pandas."""
+    sources = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if several := re.search(r"^SETS = (\{[^}]*\})", text, re.MULTILINE):
+            sources |= {name: (file.stem, function) for name, function in ast.literal_eval(several[1]).items()}
+        elif re.search(r"^def prepare\(", text, re.MULTILINE):
+            sources[file.stem] = (file.stem, "prepare")
+    return sources
+
+
+SOURCES = _sources()
 DOWNLOADS = ("cifar10", "cifar100", "utkface")  # <name>.npz is the user's own file, so the cache is <name>-prepared.npz
 
 
 def load(name, **options) -> Dataset:
-    """The data set `name`; options are those of its function (for `digits_s`: skew, size, seed).
+    """Return a data set, prepared once and cached in the data folder.
 
-    While its files do not change, this is one and the same object, so do not write into its arrays. Raises ValueError
-    for an unknown name or option."""
+    While its files do not change, this is the same object every time, so do not write into its arrays.
+
+    Parameters
+    ----------
+    name : str
+        One of `SOURCES`.
+    **options
+        Those of the data set: see `defaults`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or option, and for data that are not as they should be.
+    OSError
+        If there are no data.
+
+    Examples
+    --------
+    >>> load("digits_s", skew=0.9).classes  # doctest: +SKIP
+    ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+    """
     prepare, known = _function(name), defaults(name)
     for option in options:
         if option not in known:
             raise names.unknown_name(option, known, f"option of data set {name}:")
     options = {key: os.fspath(o) if isinstance(o, os.PathLike) else o for key, o in (known | options).items()}
-    text = json.dumps(files.plain(options), sort_keys=True)
+    module = sys.modules[prepare.__module__]
+    later = [option for option in getattr(module, "LATER", ()) if options[option] == known[option]]
+    noted = {option: value for option, value in options.items() if option not in later}
+    text = json.dumps(files.plain(noted), sort_keys=True)
     if options != known:
         stem = f"{name}-{cache.digest(text.encode())[:8]}"
     else:
         stem = f"{name}-prepared" if name in DOWNLOADS else name
     file, manifest_file = paths.data_folder() / f"{stem}.npz", paths.data_folder() / f"{stem}.json"
-    seen = options
-    if stamp := getattr(sys.modules[prepare.__module__], "stamp", None):
-        now = stamp(**options)
-        seen = options | (cache.noted_stamp(manifest_file) if now is None else {"stamp": now})
-        text = json.dumps(files.plain(seen), sort_keys=True)
-    found = cache.cached(file, manifest_file, text, cache.stamp(file), cache.stamp(manifest_file))
-    if isinstance(found, Dataset):
-        return found
+    if stamp := getattr(module, "stamp", None):
+        current = stamp(**options)
+        noted |= cache.noted_stamp(manifest_file) if current is None else {"stamp": current}
+        text = json.dumps(files.plain(noted), sort_keys=True)
+    cached = cache.cached(file, manifest_file, text, cache.stamp(file), cache.stamp(manifest_file))
+    if isinstance(cached, Dataset):
+        return cached
     if file.exists():
-        print(f"kdlib: {file} {found}; preparing it again", file=sys.stderr)
-    dataset = prepare(**options)
+        print(f"kdlib: {file} {cached}; preparing it again", file=sys.stderr)
+    dataset = replace(prepare(**options), name=name)
     dataset = replace(dataset, fingerprint=cache.fingerprint(dataset))
-    cache.write(dataset, seen, file, manifest_file)
+    cache.write(dataset, noted, file, manifest_file)
     return dataset
 
 
@@ -87,8 +116,13 @@ def option_text(name, text) -> str:
 
 
 def about(name) -> str:
-    """What the data set `name` is, in a few sentences: its function's docstring as far as the options."""
-    return inspect.getdoc(_function(name)).split("\n\nOptions: ")[0]
+    """Return what the data set `name` is, in a few sentences: its function's docstring up to the parameters."""
+    return inspect.getdoc(_function(name)).split("\n\nParameters\n")[0]
+
+
+def defaults(name) -> dict:
+    """Return {option: default} of the data set `name`."""
+    return {key: parameter.default for key, parameter in inspect.signature(_function(name)).parameters.items()}
 
 
 def _function(name):
@@ -97,8 +131,3 @@ def _function(name):
         raise names.unknown_name(name, SOURCES, "data set")
     module, function = SOURCES[name]
     return getattr(importlib.import_module(f"kdlib.data.{module}"), function)
-
-
-def defaults(name):
-    """{option: default} of the data set `name`."""
-    return {key: parameter.default for key, parameter in inspect.signature(_function(name)).parameters.items()}

@@ -12,6 +12,7 @@ import numpy as np
 from kdlib import files, paths
 from kdlib.data.splits import Dataset, Split, check_skew, plant, stratified_cut
 
+SETS = {"cifar10": "cifar10", "cifar100": "cifar100", "cifar10s": "cifar10s", "cifar100s": "cifar100s"}
 # pictures per class of the official splits, mean and std of the published protocols
 OFFICIAL = {
     "cifar10": ((5000, 1000), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),

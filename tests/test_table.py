@@ -210,6 +210,60 @@ def test_names_alone_odd_names_and_twice_named_pictures(place, write_table):
         table.prepare(path="mine", table=write_table([(5, "file", "picture 5.png")], group=sex), leave_out=0.2)
 
 
+def test_the_class_can_be_a_column_in_a_folder_of_any_layout(place, write_table):
+    (place / "deep" / "er").mkdir(parents=True)
+    (place / "cat").rename(place / "deep" / "er" / "cat")
+    for number in range(1, 40, 2):
+        (place / picture_name(number)).rename(place / f"picture {number}.png")
+    (place / "dog").rmdir()
+    absolute = [(4, "file", str(place / "deep" / "er" / picture_name(4))), (6, "file", "cat\\picture 6")]
+    alone = [(number, "file", f"picture {number}") for number in range(1, 40, 2)]
+    columns = {"label": lambda number: number + 10, "sex": sex, "race": lambda number: "ab"[number // 4 % 2]}
+    name = write_table([*absolute, *alone, (8, "race", "nan")], name="mine/people.csv", **columns)
+    options = {"path": "mine", "table": "people.csv", "label_bands": (20, 30), "group": "sex+race", "size": 8}
+    dataset = data.load("table", **options)
+    assert dataset.classes == ("under 20", "20–29", "30+")
+    assert dataset.groups == ("female × a", "female × b", "male × a", "male × b")
+    assert dataset.left_out == ()
+    for split in dataset.splits.values():
+        shown = numbers(split)
+        assert split.labels.tolist() == np.digitize(shown + 10, (20, 30)).tolist()
+        expected = [-1 if n == 8 else 2 * (n // 2 % 2) + n // 4 % 2 for n in shown]
+        assert split.group.tolist() == expected
+    few = data.load("table", **options, where="label >= 20")
+    assert few.classes == ("20–29", "30+")
+    assert few.left_out == ("10 rows: not where label >= 20",)
+    assert name.endswith("people.csv")
+
+
+def test_an_image_without_a_label_is_left_out(write_table):
+    name = write_table([(3, "label", None), (8, "label", "x")], label=lambda number: str(number % 3))
+    with pytest.raises(ValueError, match=r"2 of 40 .*dog/picture 3\.png: has no label"):
+        table.prepare(path="mine", table=name, label_values="x=nan")
+    dataset = table.prepare(path="mine", table=name, label_values="x=nan 2=two", size=8, leave_out=0.1)
+    assert dataset.classes == ("two", "0", "1")
+    assert dataset.left_out == ("dog/picture 3.png: has no label", "cat/picture 8.png: has no label")
+
+
+def test_split_values_are_mapped_or_the_column_is_ignored(write_table):
+    name = write_table(split=lambda number: number // 2 % 3, group=sex)
+    with pytest.raises(ValueError, match=r"is '0', not train.*split_values"):
+        table.prepare(path="mine", table=name, size=8)
+    dataset = table.prepare(path="mine", table=name, size=8, split_values="0=train 1=val 2=test")
+    for part, split in enumerate(dataset.splits.values()):
+        assert {number // 2 % 3 for number in numbers(split)} == {part}
+    cut = table.prepare(path="mine", table=name, size=8, split="none")
+    assert [len(split) for split in cut.splits.values()] == [28, 4, 8]
+
+
+def test_a_group_column_of_fractions_is_a_share(write_table, capsys):
+    name = write_table(males=lambda number: number / 39)
+    dataset = table.prepare(path="mine", table=name, group="males", size=8)
+    assert dataset.groups == ("males < .5", "males > .5")
+    assert dataset.test.group_share == pytest.approx(numbers(dataset.test) / 39)
+    assert "males: males < .5 20, males > .5 20" in capsys.readouterr().err
+
+
 def test_what_is_no_picture_is_listed(place, capsys):
     (place / "readme.txt").write_text("mine")
     (place / "cat" / "Thumbs.db").write_text("no picture")
@@ -294,7 +348,8 @@ def test_a_class_without_pictures_and_a_folder_that_cannot_be_read_are_named(pla
     (place / "emu" / "readme.txt").write_text("none yet")
     with pytest.raises(ValueError, match="no picture of class 'emu'"):
         table.prepare(path="mine", size=8)
-    (place / "emu" / "broken.png").write_text("no picture")
+    for name in ("one.png", "two.png"):
+        (place / "emu" / name).write_text("no picture")
     with pytest.raises(ValueError, match="no training picture of class 'emu'"):
         table.prepare(path="mine", size=8, leave_out=0.1)
 
@@ -353,12 +408,15 @@ def test_arrays_in_every_form(place):
         ({"classes": np.array(["cat", "cat"])}, "two classes of one name among cat, cat"),
         ({"classes": np.array([0.5, 1])}, r"classes of float64 \(2,\)"),
         ({"group": np.arange(4)}, r"group of shape \(4,\)"),
-        ({"group": np.linspace(0, 1, 40)}, "as share, not as group"),
+        ({"group": np.linspace(0, 1.1, 40)}, "group of picture 37 is '1.0"),
         ({"share": np.full(40, 1.5)}, "share of picture 1 is '1.5'"),
         (
-            {"labels": np.array([0] * 39 + [1]), "split": ["train"] * 20 + ["test"] * 20},
+            {"labels": np.array([0] * 38 + [1] * 2), "split": ["train"] * 20 + ["test"] * 20},
             "no training picture of class '1'",
         ),
+        ({"labels": np.array([0] * 39 + [1])}, "class '1' has one image"),
+        ({"labels": np.zeros(40, int)}, "one class, '0'"),
+        ({"group": np.arange(40) % 2}, "no class has images of two groups"),
         ({"split": np.array(["train"] * 40)}, "no picture is left for test"),
     ],
 )
@@ -376,7 +434,7 @@ def test_wrong_options_and_tables_are_named(place, write_table):
             {"path": "mine", "table": write_table(), "group": "sex"},
             r"table\.csv has no column 'sex', named as group; it has file",
         ),
-        ({"path": "mine", "table": write_table(), "file": "name"}, "no column 'name', of the pictures' paths"),
+        ({"path": "mine", "table": write_table(), "file": "name"}, "no column 'name', of the images' paths"),
         (
             {"path": "mine", "table": write_table(share=lambda _: "half", name="half.csv")},
             r"half\.csv: share of row 1, 'cat/picture 0\.png' is 'half'",
@@ -395,7 +453,7 @@ def test_wrong_options_and_tables_are_named(place, write_table):
         with pytest.raises(ValueError, match=r"table\.csv has two columns 'group'"):
             table.prepare(path="mine", table="table.csv")
     (place.parent / "table.csv").write_bytes(b"file,group\n\xff\xfe,1\n")
-    with pytest.raises(ValueError, match=r"table\.csv is no table"):
+    with pytest.raises(ValueError, match=r"table\.csv is not a table"):
         table.prepare(path="mine", table="table.csv")
     for options in ({"path": "nowhere"}, {"path": "mine", "table": "nowhere.csv"}):
         with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -1,0 +1,98 @@
+"""The images in a folder: of any layout, or one folder for each class, within train/, val/ and test/ or not."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from kdlib.data import pictures
+
+PARTS = ("train", "val", "test")
+# what may lie beside images without being one that cannot be read
+NOT_IMAGES = (".txt", ".json", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".ini", ".log")
+
+
+def images(place, leave_out, *, by_class, beside=()):
+    """Find the images below a folder.
+
+    Parameters
+    ----------
+    place : Path
+    leave_out : float
+        Largest share of files that look like images and cannot be used.
+    by_class : bool
+        Whether the class is an image's folder; otherwise any layout will do.
+    beside : list of Path
+        Files that may lie there, such as the table.
+
+    Returns
+    -------
+    found : dict
+        {path within the folder: Path}, in the order of `pictures.walk`.
+    labels : list of str, or None
+        The class of each, with `by_class`.
+    splits : list of str, or None
+        train, val or test, if the folders at the top are these.
+    left_out : tuple of str
+        "path: reason" of the other files.
+
+    Raises
+    ------
+    ValueError
+        If there are no images, a class has none, or the folders are neither splits nor classes.
+    """
+    folders = _folders(place)
+    if by_class:
+        split = _are_splits(place, folders)
+    else:
+        split = {"train", "test"} <= set(folders) <= set(PARTS)
+    depth = by_class + split
+    known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
+    found, parts, left_out, unusable = {}, [], [], []
+    for entry in pictures.walk(place):
+        path = Path(entry.path)
+        name = path.relative_to(place)
+        if path in beside:
+            continue
+        if len(name.parts) <= depth:
+            left_out.append(f"{name}: is in no {'class folder' if by_class else 'split'}")
+        elif path.suffix.lower() not in known:
+            left_out.append(f"{name}: has no picture's extension")
+            if not (path.name.startswith(".") or path.name == "Thumbs.db" or path.suffix.lower() in NOT_IMAGES):
+                unusable.append(left_out[-1])
+        else:
+            found[str(name)] = path
+            parts.append(name.parts[:depth])
+    pictures.refuse(f"folder, {place}", unusable, len(found) + len(unusable), leave_out)
+    if not found:
+        form = (
+            "it should hold a folder for each class, with images in it"
+            if by_class
+            else "it should hold those of the table"
+        )
+        raise ValueError(f"{place} has no images: {form}")
+    labels = [part[-1] for part in parts] if by_class else None
+    if by_class:
+        classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
+        if empty := sorted(classes - set(labels)):
+            raise ValueError(f"{place} has no picture of class {empty[0]!r}: put some there, or remove the folder")
+    pictures.tell(f"folder, {place}", left_out)
+    return found, labels, [part[0] for part in parts] if split else None, tuple(left_out)
+
+
+def _folders(place) -> list:
+    return sorted(each.name for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
+
+
+def _are_splits(place, folders) -> bool:
+    """Whether the folders are the splits, not the classes; ValueError if some are and the others do not fit."""
+    if not {name.lower() for name in folders} & set(PARTS):
+        return False
+    odd = [name for name in folders if name not in PARTS]
+    missing = [part for part in ("train", "test") if part not in folders]
+    if odd or missing:
+        wrong = f"{odd[0]}/ is none of the splits" if odd else f"{missing[0]}/ is missing"
+        raise ValueError(
+            f"{place} holds {', '.join(f'{name}/' for name in folders)}, and {wrong}: it should hold train/, test/ and, if "
+            "there is one, val/, with a folder for each class in each; or only classes, none of them with a split's name"
+        )
+    return True
