@@ -8,7 +8,7 @@ from bias_examples import close, render, simulate
 from scipy import stats
 
 from kdlib import bias, data, runs
-from kdlib.report import bias_figures, figures, findings, tables
+from kdlib.report import bias_figures, findings, tables
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_probabilities_of_merged_classes_are_summed(stored):
     assert tables.disparities(kinds["ckd"]).shape == (3, 9)
 
 
-def test_spread_tells_seeds_from_pictures(stored):
+def test_spread_tells_seeds_from_images(stored):
     kinds = stored()
     shown = findings.spread(kinds, n=200).set_index("model")
     assert list(shown.index) == ["teacher", "CKD"]
@@ -76,7 +76,7 @@ def test_spread_tells_seeds_from_pictures(stored):
     assert shown.loc["CKD", "std over seeds"] == f"{np.std(values, ddof=1):.3f}"
     low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
     assert shown.loc["CKD", "95 % over seeds"] == f"{low:.3f} to {high:.3f}"
-    assert shown.loc["CKD", "95 % over pictures"] != shown.loc["CKD", "95 % over seeds"]
+    assert shown.loc["CKD", "95 % over images"] != shown.loc["CKD", "95 % over seeds"]
 
 
 def test_class_tests_name_the_classes_that_changed(stored):
@@ -126,7 +126,7 @@ def test_every_figure_is_drawn_whatever_the_number_of_groups(stored, groups):
     calibrations = {name: findings.calibration(settings, n=5) for name, settings in kinds.items()}
     inherited = {"ckd": findings.inherited(kinds["teacher"], kinds["ckd"])}
     drawings = [
-        figures.disparity_by_class(rows, classes, note="a note"),
+        bias_figures.disparity_by_class(rows, classes, note="a note"),
         bias_figures.heat_map(rows, classes, note="a note"),
         bias_figures.recall_by_group(recalls, classes, dataset.groups, note="a note"),
         bias_figures.inheritance(inherited, classes, note="a note"),

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from kdlib import data, runs
-from kdlib.report import ranking
+from kdlib.bias.stats import holm
+from kdlib.report import ranking, selection, tables
 
 
 def row(
@@ -41,38 +43,38 @@ def test_the_least_biased_within_a_point_of_the_best_validation_accuracy_is_chos
         ("critic", 10.0, 0.797, 0.10, 0.8, 0.1),  # within a point, the least biased
         ("critic", 50.0, 0.78, 0.01, 0.8, 0.0),  # fairer, but too costly
     )
-    assert ranking.choose(table)["lam"].tolist() == [10.0]
-    assert ranking.choose(table, tolerance=0.001)["lam"].tolist() == [1.0]
-    assert ranking.choose(table, tolerance=0.5)["lam"].tolist() == [50.0]
+    assert selection.choose(table)["lam"].tolist() == [10.0]
+    assert selection.choose(table, tolerance=0.001)["lam"].tolist() == [1.0]
+    assert selection.choose(table, tolerance=0.5)["lam"].tolist() == [50.0]
 
 
 def test_the_choice_does_not_look_at_test():
     table = grid(
         ("none", 0.0, 0.8, 0.3, 0.8, 0.3), ("critic", 1.0, 0.8, 0.2, 0.8, 0.2), ("critic", 9.0, 0.8, 0.1, 0.8, 0.1)
     )
-    chosen = ranking.choose(table)
+    chosen = selection.choose(table)
     wild = table.assign(test_accuracy=table["test_accuracy"][::-1].to_numpy(), test_mad=0.0, test_sqrt_u=np.nan)
-    pd.testing.assert_frame_equal(ranking.choose(wild), chosen)
+    pd.testing.assert_frame_equal(selection.choose(wild), chosen)
 
 
 def test_no_debiasing_is_among_the_choices_and_undefined_bias_is_the_worst():
     table = grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0))
-    assert ranking.choose(table)["lam"].tolist() == [0.0]
+    assert selection.choose(table)["lam"].tolist() == [0.0]
     table = grid(("none", 0.0, 0.9, np.nan, 0.9, 0.3), ("critic", 1.0, 0.9, 0.5, 0.7, 0.0))
-    assert ranking.choose(table)["lam"].tolist() == [1.0]
-    at = ranking.at_choice(grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0)), ranking.choose(
-        grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0))
-    ))  # fmt: skip
-    assert (
-        at[at["debias"] == "critic"]["test_accuracy"].tolist() == at[at["debias"] == "none"]["test_accuracy"].tolist()
-    )
+    assert selection.choose(table)["lam"].tolist() == [1.0]
+
+
+def test_where_no_debiasing_is_chosen_its_runs_stand_under_the_debiasers_name():
+    table = grid(("none", 0.0, 0.9, 0.3, 0.9, 0.3), ("critic", 1.0, 0.7, 0.0, 0.7, 0.0))
+    rows = selection.at_choice(table, selection.choose(table)).set_index("debias")
+    assert rows.loc["critic", "test_accuracy"].tolist() == rows.loc["none", "test_accuracy"].tolist()
 
 
 def test_a_debiaser_without_strength_has_nothing_to_choose():
     table = grid(("none", 0.0, 0.9, 0.1, 0.9, 0.3), ("domain_independent", 0.0, 0.5, 0.9, 0.9, 0.1))
-    chosen = ranking.choose(table)
+    chosen = selection.choose(table)
     assert chosen[["lam", "candidates", "criterion"]].values.tolist() == [[0.0, 1, "no λ"]]
-    at = ranking.at_choice(table, chosen)
+    at = selection.at_choice(table, chosen)
     assert at[at["debias"] == "domain_independent"]["test_mad"].tolist() == pytest.approx([0.1, 0.102, 0.104])
 
 
@@ -101,9 +103,9 @@ def test_hypervolume_is_the_share_of_a_fine_grid_that_is_dominated(found, start)
 
 
 def test_holm_as_published():
-    assert ranking.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert ranking.holm([0.9, 0.8]) == [1.0, 1.0]
-    adjusted = ranking.holm([np.nan, 0.02])
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    adjusted = holm([np.nan, 0.02])
     assert np.isnan(adjusted[0])
     assert adjusted[1] == 0.02
 
@@ -119,7 +121,7 @@ def study():
 
 def test_the_ranking_is_by_area_and_paired():
     table = study()
-    ranked = ranking.ranking(table, ranking.choose(table), accuracy_from=0.1)
+    ranked = ranking.ranking(table, selection.choose(table), accuracy_from=0.1)
     assert ranked["debiaser"].tolist() == ["good", "poor"]
     assert ranked["mean rank"].tolist() == ["1.00 ± 0.00", "2.00 ± 0.00"]
     assert ranked["n"].tolist() == [3, 3]
@@ -130,31 +132,57 @@ def test_the_ranking_is_by_area_and_paired():
 def test_a_degenerate_model_is_worth_no_area():
     table = study()
     table.loc[table["debias"] == "good", "test_degenerate"] = True
-    ranked = ranking.ranking(table, ranking.choose(table), accuracy_from=0.1)
+    ranked = ranking.ranking(table, selection.choose(table), accuracy_from=0.1)
     assert ranked["debiaser"].tolist() == ["poor", "good"]
-    assert ranked["degenerate"].tolist() == ["0 of 6", "6 of 6"]
+    assert ranked["collapsed"].tolist() == ["0 of 6", "6 of 6"]
 
 
 def test_who_halves_the_bias():
     table = study()
-    halved = ranking.halved(table, ranking.choose(table))
+    halved = ranking.halved(table, selection.choose(table))
     assert halved["halved by (MAD, change of accuracy)"].str.startswith("good (0.102").all()
     costly = table.assign(test_accuracy=table["test_accuracy"].where(table["debias"] != "good", 0.7))
-    assert set(ranking.halved(costly, ranking.choose(costly))["halved by (MAD, change of accuracy)"]) == {"none"}
+    assert set(ranking.halved(costly, selection.choose(costly))["halved by (MAD, change of accuracy)"]) == {"none"}
 
 
 def test_one_debiaser_against_others():
     table = study()
-    found = ranking.against(table, ranking.choose(table), "poor", ["good"]).iloc[0]
-    assert found["mad"].startswith("+0.190")
+    found = ranking.against(table, selection.choose(table), "poor", ["good"]).iloc[0]
+    assert found["MAD"].startswith("+0.190")
     assert found["n"] == 3
+
+
+def test_differences_are_paired_by_method_and_seed_and_averaged_over_methods():
+    generator = np.random.default_rng(0)
+    table = study().assign(test_mad=lambda t: generator.random(len(t)))
+    change = ranking._change(table[table["debias"] == "good"], table[table["debias"] == "poor"], "mad")
+    wide = table.pivot_table("test_mad", "seed", ["debias", "method"])
+    by_seed = (wide["good"] - wide["poor"]).mean(axis=1)
+    assert change["difference"] == pytest.approx(by_seed.mean())
+    assert change["p_value"] == pytest.approx(stats.ttest_1samp(by_seed, 0).pvalue)
+    assert change["n"] == 3
+    partly = table[(table["method"] == "ckd") | (table["seed"] > 0) | (table["debias"] != "good")]
+    change = ranking._change(partly[partly["debias"] == "good"], table[table["debias"] == "poor"], "mad")
+    both = (wide["good"] - wide["poor"]).loc[1:].mean(axis=1)
+    only = table.query("method == 'ckd' and seed == 0").set_index("debias")["test_mad"]
+    assert change["difference"] == pytest.approx(np.mean([only["good"] - only["poor"], *both])), (
+        "what one side lacks is left out"
+    )
+
+
+def test_a_new_debiaser_and_method_are_ranked_under_their_own_names():
+    table = study().replace({"debias": {"good": "zz_debias"}, "method": {"rkd": "zz_new"}})
+    chosen = selection.choose(table)
+    assert ranking.ranking(table, chosen, accuracy_from=0.1)["debiaser"].tolist() == ["zz-debias", "poor"]
+    assert ranking.halved(table, chosen)["method"].tolist() == ["CKD", "zz_new"]
+    assert set(tables.crossed(table.query("debias != 'poor'"), "mad").columns) == {"none", "zz_debias"}
 
 
 def test_group_balanced_accuracy_by_hand():
     labels, group = np.array([0, 0, 0, 0, 1, 1, 2, 2]), np.array([0, 0, 0, 1, 0, -1, -1, -1])
     predicted = np.array([0, 0, 1, 1, 1, 0, 2, 0])  # recalls: 2/3 and 0; 1, its unknown left out; a half
     expected = 0.5 * (2 / 3 + 0) / 2 + 0.25 * 1 + 0.25 * 0.5
-    assert ranking.group_balanced_accuracy(labels, predicted, group) == pytest.approx(expected)
+    assert selection.group_balanced_accuracy(labels, predicted, group) == pytest.approx(expected)
 
 
 @given(st.integers(0, 10**6))
@@ -163,21 +191,21 @@ def test_group_balanced_accuracy_is_accuracy_where_cells_are_alike_and_blind_to_
     labels, group = (part.ravel() for part in np.meshgrid(np.arange(4), np.arange(3)))
     labels, group = np.repeat(labels, 5), np.repeat(group, 5)
     predicted = generator.integers(4, size=60)
-    balanced = ranking.group_balanced_accuracy(labels, predicted, group)
+    balanced = selection.group_balanced_accuracy(labels, predicted, group)
     assert balanced == pytest.approx((labels == predicted).mean())
     more = np.concatenate(
         [np.arange(60), *[np.flatnonzero(group == 1)] * 3]
     )  # one group four times as often, in each class
-    assert ranking.group_balanced_accuracy(labels[more], predicted[more], group[more]) == pytest.approx(balanced)
+    assert selection.group_balanced_accuracy(labels[more], predicted[more], group[more]) == pytest.approx(balanced)
 
 
 def test_rare_group_gap_by_hand():
     rare = np.array([0, 1, -1])
     labels, group = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([1, 1, 0, 0, 0, 1, 1])
     predicted = np.array([0, 1, 1, 1, 1, 1, 0])  # common: 3 of 4; rare: 1 of 2; class 2 has no rare group
-    assert ranking.rare_group_gap(labels, predicted, group, rare) == pytest.approx(0.25)
-    assert np.isnan(ranking.rare_group_gap(labels[:2], predicted[:2], group[:2], rare))
-    assert ranking.rare_group_gap(labels, predicted, np.where(group == 0, 0, -1), rare) == pytest.approx(1.0)
+    assert selection.rare_group_gap(labels, predicted, group, rare) == pytest.approx(0.25)
+    assert np.isnan(selection.rare_group_gap(labels[:2], predicted[:2], group[:2], rare))
+    assert selection.rare_group_gap(labels, predicted, np.where(group == 0, 0, -1), rare) == pytest.approx(1.0)
 
 
 def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits, monkeypatch):
@@ -188,7 +216,7 @@ def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits,
     guesses[digits.val.group == rare[digits.val.labels]] = np.eye(10)[3]  # wrong wherever the group is rare, but for 3
     monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays | {"val_logits": guesses})
     table = pd.DataFrame([row(data="digits_s", skew=None, val_sqrt_u=-0.2)])
-    found = ranking.on_validation(table).iloc[0]
+    found = selection.on_validation(table).iloc[0]
     assert found["criterion"] == "rare group's gap"
     assert found["val_bias"] == pytest.approx(0.9)
     assert found["val_balanced_accuracy"] == pytest.approx(0.55, abs=0.05), (
@@ -197,20 +225,20 @@ def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits,
     turned = digits.val.group != rare[digits.val.labels]  # wrong wherever the group is common: as biased, the other way
     arrays["val_logits"] = np.where(turned[:, None], np.eye(10)[3], np.eye(10)[digits.val.labels])
     monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays)
-    assert 0.85 < ranking.on_validation(table)["val_bias"].iloc[0] < 0.95
+    assert 0.85 < selection.on_validation(table)["val_bias"].iloc[0] < 0.95
     monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
-    found = ranking.on_validation(table).iloc[0]
+    found = selection.on_validation(table).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
     many = dataclasses.replace(digits, groups=("a", "b", "c"))
     monkeypatch.setattr(runs, "load_data", lambda *options: many)
-    found = ranking.on_validation(table.assign(val_mad=0.3)).iloc[0]
+    found = selection.on_validation(table.assign(val_mad=0.3)).iloc[0]
     assert (found["criterion"], found["val_bias"]) == ("MAD", 0.3)
 
 
 def test_nothing_is_chosen_where_validation_has_no_bias_figure():
     table = grid(("none", 0.0, 0.9, np.nan, 0.9, 0.3), ("critic", 1.0, 0.9, np.nan, 0.7, 0.0))
     with pytest.raises(ValueError, match="no λ of critic on ckd can be chosen"):
-        ranking.choose(table)
+        selection.choose(table)
 
 
 def test_debiasers_are_ranked_over_the_methods_that_all_have():
@@ -218,7 +246,7 @@ def test_debiasers_are_ranked_over_the_methods_that_all_have():
     alone = grid(("none", 0.0, 0.5, 0.5, 0.5, 0.5), ("simple", 0.0, 0.5, 0.5, 0.5, 0.45)).assign(method="scratch")
     kinds = ("none", 0.0, 0.8, 0.3, 0.8, 0.3), ("simple", 0.0, 0.8, 0.1, 0.8, 0.1), ("taught", 0.0, 0.8, 0.1, 0.8, 0.12)
     table = pd.concat([alone, grid(*kinds), grid(*kinds).assign(method="rkd")])
-    chosen = ranking.choose(table)
+    chosen = selection.choose(table)
     ranked = ranking.ranking(table, chosen, accuracy_from=0.1)
     assert ranked["debiaser"].tolist() == ["simple", "taught"]
     assert ranked["mean rank"].tolist() == ["1.00 ± 0.00", "2.00 ± 0.00"]
@@ -227,9 +255,9 @@ def test_debiasers_are_ranked_over_the_methods_that_all_have():
 
 def test_shifts_are_paired_by_method_and_seed_at_the_chosen_strength():
     table = study()
-    chosen = ranking.choose(table)
+    chosen = selection.choose(table)
     found = ranking.shifts(table, chosen).set_index(["debias", "method", "seed"])
-    at = ranking.at_choice(table, chosen).set_index(["debias", "method", "seed"])
+    at = selection.at_choice(table, chosen).set_index(["debias", "method", "seed"])
     assert set(found.index) == {index for index in at.index if index[0] != "none"}
     for (debias, method, seed), row in found.iterrows():
         for column in ("accuracy", "mad"):
