@@ -9,7 +9,11 @@ METHODS = {
     "ctkd": "CTKD", "ctkd_instance": "CTKD (instance-wise)", "kdpp": "KD++", "dkd": "DKD", "dkdpp": "DKD++",
     "dist": "DIST", "logit_standardization": "LSKD",
 }  # fmt: skip
-DEBIASERS = {"none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO"}
+DEBIASERS = {
+    "none": "no debiasing", "mfd": "MFD", "dfr": "DFR", "group_dro": "group DRO", "dett": "DeTT", "ltkd": "LTKD-like",
+    "teachers_pet": "Teacher's pet", "jtt": "JTT", "afr": "AFR", "balanced_teacher_measured": "balanced-teacher (κ = 0)",
+    "balanced_teacher_prior": "balanced-teacher (κ = ∞)", "balanced_teacher_unsampled": "balanced-teacher (not resampled)",
+}  # fmt: skip
 PLAIN = {"debias": "none", "lam": 0.0, "teacher_debias": "none", "teacher_lam": 0.0}  # a run without any debiasing
 
 

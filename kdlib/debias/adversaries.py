@@ -65,7 +65,7 @@ def critic_faithful(setting, lam, *, threshold=0.05, margin=0.01, hidden=256, lr
     student passed on from one λ to the next; a factor that for RKD included the relational terms. The factor's excess over 1
     is logged as a term of its own. A fractional group counts by its share, an unknown one not at all.
 
-    Parameters are those of `critic`."""
+    The parameters are those of `critic`."""
     classes = _two_groups(setting, "critic_faithful")["num_classes"]
     network = nn.Sequential(nn.Linear(classes, hidden), nn.ReLU(), nn.Linear(hidden, 1), nn.Sigmoid())
     network, optimizer = _with_optimizer(network, setting, lr)

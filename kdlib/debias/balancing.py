@@ -175,6 +175,11 @@ def dfr(setting, *, strength=1.0):
     strength : float
         Inverse of the penalty, as scikit-learn's C per sample.
 
+    Raises
+    ------
+    ValueError
+        After training, where the half of validation has fewer than two images of known groups.
+
     References
     ----------
     Kirichenko, Izmailov, Wilson (2023). Last layer re-training is sufficient for robustness to spurious correlations. ICLR.
@@ -183,6 +188,8 @@ def dfr(setting, *, strength=1.0):
     def finish(head, embedding, labels, group, share):
         rows = half_of_validation(labels, group)
         known = rows & (group >= 0)
+        if known.sum() < 2:
+            raise ValueError("debiaser 'dfr' needs validation images whose group is known")
         member = membership(group[known], None, setting["num_groups"])
         cells = cell_counts(labels[known], member, setting["num_classes"])
         weights = of_cells(1 / cells, labels[known], member)

@@ -115,6 +115,7 @@ def as_linear(head, width, debiaser) -> nn.Linear:
     unit = torch.eye(width, dtype=parameter.dtype, device=parameter.device)
     bias = head(unit.new_zeros(1, width))[0]
     layer = linear_layer((head(unit) - bias).T, bias)
-    if not torch.allclose(layer(3 * unit + unit.roll(1, 0)), head(3 * unit + unit.roll(1, 0)), rtol=1e-3, atol=1e-3):
+    probe = 3 * unit.roll(1, 0) - 2 * unit
+    if not torch.allclose(layer(probe), head(probe), rtol=1e-3, atol=1e-3):
         raise ValueError(f"debiaser {debiaser!r} needs a last layer that is linear; got {type(head).__name__}")
     return layer
