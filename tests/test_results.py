@@ -6,23 +6,24 @@ import pytest
 from scipy import stats
 from study_examples import row, study
 
-from kdlib import runs, sweep
-from kdlib.report import figures, tables
+from kdlib import names, runs, sweep
+from kdlib.bias.stats import interval
+from kdlib.report import tables, tradeoff_figures
 
 
 def test_interval_is_students():
     values = [0.7, 0.75, 0.72, 0.8]
     low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    mean, half = tables.interval(values)
+    mean, half = interval(values)
     assert (mean - half, mean + half) == pytest.approx((low, high))
-    assert np.isnan(tables.interval([0.5])[1])
-    assert np.isnan(tables.interval([])[0])
+    assert np.isnan(interval([0.5])[1])
+    assert np.isnan(interval([])[0])
 
 
 def test_paired_test_is_scipys_and_needs_the_same_seeds():
     table = study()
     test = tables.paired(table, {"method": "ckd"}, {"method": "scratch"})
-    sides = [tables.select(table, **tables.PLAIN, method=m, student="s")["test_accuracy"] for m in ("ckd", "scratch")]
+    sides = [tables.select(table, **names.PLAIN, method=m, student="s")["test_accuracy"] for m in ("ckd", "scratch")]
     assert test["p_value"] == pytest.approx(stats.ttest_rel(*sides).pvalue)
     assert test["difference"] == pytest.approx(sides[0].mean() - sides[1].mean())
     with pytest.raises(ValueError, match="same seeds"):
@@ -48,9 +49,21 @@ def test_changes_say_what_debiasing_does_and_whether_it_helps():
     useless = study().assign(test_degenerate=lambda t: (t["debias"] != "none") & (t["seed"] == 1))
     assert tables.changes(useless)["degenerate"].tolist() == [1, 1]
     assert not tables.changes(useless)["helps"].any(), "a degenerate model is not praised"
-    wide = study()
-    wide.loc[(wide["debias"] != "none") & (wide["seed"] == 0), "test_mad"] = 0.28
-    assert not tables.changes(wide)["helps"].any(), "the interval of the change reaches zero"
+
+
+def test_a_fall_whose_interval_reaches_zero_is_no_help():
+    """MAD falls to less than half on average, but one seed of three does not fall at all."""
+    wide = study(debiased_mad=0.0)
+    wide.loc[(wide["debias"] != "none") & (wide["seed"] == 0), "test_mad"] = 0.33
+    changes = tables.changes(wide)
+    assert (changes["mad_before"] + changes["mad"] < changes["mad_before"] / 2).all()
+    assert (changes["mad"] - changes["mad_half"] < 0).all()
+    assert (changes["mad"] + changes["mad_half"] > 0).all()
+    assert not changes["falls"].any()
+    assert not changes["helps"].any()
+    sure = tables.changes(study())
+    assert sure["falls"].all()
+    assert sure["helps"].all()
 
 
 def test_changes_of_the_teacher_alone_and_of_both():
@@ -62,25 +75,55 @@ def test_changes_of_the_teacher_alone_and_of_both():
     shown = tables.debiasers(table).set_index("debiasing")
     assert list(shown.index) == ["domain-independent", "teacher reweight"]
     assert shown.loc["domain-independent", "helps"] == "2 of 2: student alone, CKD"
-    assert shown.loc["teacher reweight", "degenerate runs"] == "0 of 3"
+    assert shown.loc["teacher reweight", "collapsed runs"] == "0 of 3"
     without = table[~((table["method"] == "ckd") & (table["seed"] == 2) & (table["debias"] == "domain_independent"))]
     assert tables.changes(without)["n"].tolist() == [3, 2, 3], "seeds that both have are compared"
     assert tables.changes(study().query("debias == 'none'")).empty
 
 
 def test_kinds_have_names_that_tell_them_apart():
-    assert tables.kind_name({"method": "ckd", "debias": "group_dro", "lam": 0.01}) == "CKD + group DRO λ 0.01"
+    assert names.kind_name({"method": "ckd", "debias": "group_dro", "lam": 0.01}) == "CKD + group DRO λ 0.01"
     both = {"method": "rkd", "debias": "mfd", "lam": 3.0, "teacher_debias": "adversary", "teacher_lam": 2.0}
-    assert tables.kind_name(both) == "RKD + MFD λ 3, teacher adversary λ 2"
-    assert tables.kind_name({"debias": "domain_independent"}) == "domain-independent"
-    assert tables.kind_name({"teacher_debias": "critic", "teacher_lam": 1.0}) == "teacher critic λ 1"
-    assert tables.kind_name({}) == "plain"
+    assert names.kind_name(both) == "RKD + MFD λ 3, teacher adversary λ 2"
+    assert names.kind_name({"debias": "domain_independent"}) == "domain-independent"
+    assert names.kind_name({"teacher_debias": "critic", "teacher_lam": 1.0}) == "teacher critic λ 1"
+    assert names.kind_name({}) == "plain"
+
+
+def test_a_method_and_a_debiaser_without_a_label_show_under_their_own_names():
+    rows = [row("zz_new", seed, 0.8, 0.3) for seed in range(3)]
+    rows += [row("zz_new", seed, 0.8, 0.1, debias="zz_debias", lam=2.0) for seed in range(3)]
+    table = pd.concat([study(), pd.DataFrame(rows)])
+    assert tables.methods_of(table) == ["scratch", "ckd", "zz_new"]
+    assert {"zz_new", "zz_new + zz-debias λ 2"} <= set(readable(table)["model"])
+    shown = tables.debiasers(table).set_index("debiasing")
+    assert shown.loc["zz-debias λ 2", "helps"].endswith("zz_new")
+
+
+def readable(table):
+    cost = {"parameters": 1000, "latency_ms": 0.5, "test_worst_cell": 0.2, "test_equalized_odds": 0.1}
+    return tables.readable(table.assign(**cost, test_precision=0.8, test_recall=0.8, test_f1=0.8))
+
+
+def test_pairs_and_flip_rates_are_shown_where_the_table_has_them():
+    table = study()
+    assert "flip rate" not in readable(table)
+    assert "flip_rate" not in tables.means(table)
+    assert "blind" in tables.floor_note(table)
+    assert "pairs" not in tables.floor_note(table)
+    table = table.assign(test_flip_rate=table["seed"] / 10, test_paired=True)
+    assert readable(table)["flip rate"].iloc[0] == "0.100 ± 0.248"
+    assert tables.means(table)["flip_rate"].tolist() == pytest.approx([0.1] * 5)
+    for text in (tables.floor_note(table), tables.floor_name(tables.means(table))):
+        assert "pairs" in text
+    assert "bias 0" in tables.floor_note(table)
+    assert "blind" in tables.floor_note(table.assign(test_paired=False))
 
 
 def test_pareto_front_against_a_loop():
     generator = np.random.default_rng(0)
     accuracy, disparity = generator.random(40).round(1), generator.random(40).round(1)
-    front = set(figures.pareto(accuracy, disparity))
+    front = set(tradeoff_figures.pareto(accuracy, disparity))
     for i in range(40):
         beaten = any(
             accuracy[j] >= accuracy[i] and disparity[j] <= disparity[i]
