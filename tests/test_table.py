@@ -181,7 +181,7 @@ def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
 
 
 def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, write_table, capsys):
-    with pytest.raises(ValueError, match=r"2 of 41 pictures cannot be used.*nowhere\.png: is in table\.csv, row 4"):
+    with pytest.raises(ValueError, match=r"2 of 41 images cannot be used.*nowhere\.png: is in table\.csv, row 4"):
         data.load("folder", path="mine", table=write_table([(3, "file", "nowhere.png")], group=sex), size=8)
     dataset = data.load("folder", path="mine", table="table.csv", size=8, leave_out=0.1)
     assert dataset.left_out == (

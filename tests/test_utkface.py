@@ -204,7 +204,7 @@ def test_a_file_in_two_folders_counts_once_and_two_pictures_of_one_name_are_refu
 
 def test_broken_names_and_pictures_are_counted_listed_and_left_out(faces, folder, capsys):
     (folder / "61_1_20170109142408075.jpg.chip.jpg").write_bytes(picture(200))
-    with pytest.raises(ValueError, match=r"1 of 121 pictures cannot be used.*61_1_20170109142408075"):
+    with pytest.raises(ValueError, match=r"1 of 121 images cannot be used.*61_1_20170109142408075"):
         data.load("utkface", size=8, leave_out=0.0)
     (folder / "30_1_2_20170109142408075 ü'\n.jpg").write_bytes(picture(200))
     (folder / "30_1_2_1.jpg").write_bytes(b"no picture")

@@ -281,7 +281,7 @@ def test_photographs_in_the_official_tree_are_prepared_as_in_the_protocol(tmp_pa
                 expected = np.asarray(resize(photograph.convert("RGB"), [226, 226])).transpose(2, 0, 1)
             assert np.array_equal(shown, expected), table.file[row]
         assert np.array_equal(split.labels, table.label[split.source])
-    assert "decoding 24 pictures" in capsys.readouterr().err
+    assert "decoding 24 images" in capsys.readouterr().err
     data.cache.cached.cache_clear()
     monkeypatch.setattr(pictures, "one", None)
     assert data.load("wider").fingerprint == dataset.fingerprint

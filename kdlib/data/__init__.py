@@ -117,7 +117,7 @@ def option_text(name, text) -> str:
 
 def about(name) -> str:
     """Return what the data set `name` is, in a few sentences: its function's docstring up to the parameters."""
-    return inspect.getdoc(_function(name)).split("\n\nParameters\n")[0]
+    return (inspect.getdoc(_function(name)) or "").split("\n\nParameters\n")[0]
 
 
 def defaults(name) -> dict:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdlib.data import pictures, rows
 from kdlib.data.folders import PARTS
-from kdlib.data.splits import Dataset, Split, cut_together
+from kdlib.data.splits import Dataset, Split, cut_together, mean_std
 
 ROLES = ("group", "share", "split", "person")  # of columns, beside the label
 
@@ -58,7 +58,7 @@ def assemble(images, labels, columns, called, source, options, left_out=(), name
             part: Split(images[index], **{field: column[index] for field, column in fields.items()})
             for part, index in parts.items()
         }
-    mean, std = pictures.mean_std(splits["train"].images)
+    mean, std = mean_std(splits["train"].images)
     padding = max(1, splits["train"].images.shape[-1] // 16)  # 4 pixels of 64
     look = {"mean": mean, "std": std, "padding": padding, "flip": options["flip"]}
     return Dataset(name, classes, groups, **splits, **look, left_out=left_out)

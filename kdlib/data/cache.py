@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def fingerprint(dataset) -> str:
 def write(dataset, options, file, manifest_file):
     arrays, mapped = _arrays(dataset), None
     if isinstance(dataset.train.images, np.memmap):
-        mapped = os.path.basename(dataset.train.images.filename)
+        mapped = os.path.basename(str(dataset.train.images.filename))
         arrays = {name: array for name, array in arrays.items() if not name.endswith("_images")}
     with files.replacing(file, ".npz") as temporary:
         np.savez(temporary, **arrays)
@@ -119,9 +120,11 @@ def _read(file, manifest) -> Dataset:
         for name in ("train", "val", "test"):  # one after the other, as `pictures.split_pictures` decodes them
             stop = start + len(arrays[f"{name}_labels"])
             arrays[f"{name}_images"], start = images[start:stop], stop
-    splits = {
+    splits: dict[str, Any] = {
         name: Split(**{f.name: arrays[key] for f in fields(Split) if (key := f"{name}_{f.name}") in arrays})
         for name in ("train", "val", "test")
     }
-    settings = {key: tuple(item) if isinstance(item, list) else item for key, item in manifest["dataset"].items()}
+    settings: dict[str, Any] = {
+        key: tuple(item) if isinstance(item, list) else item for key, item in manifest["dataset"].items()
+    }
     return Dataset(**settings, **splits, fingerprint=manifest["fingerprint"])

@@ -1,5 +1,8 @@
-"""The images in a folder: of any layout, or one folder for each class, within train/, val/ and test/ or not."""
+"""The files in a folder, and the images among them: in any layout, or in a folder for each class."""
 
+import hashlib
+import os
+import stat
 from pathlib import Path
 
 from PIL import Image
@@ -9,6 +12,51 @@ from kdlib.data import pictures
 PARTS = ("train", "val", "test")
 # what may lie beside images without being one that cannot be read
 NOT_IMAGES = (".txt", ".json", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".ini", ".log")
+
+
+def walk(place):
+    """Yield an os.DirEntry for each file below a folder: its own by name, then those of the folders in it.
+
+    Hidden folders are left out; links are followed. Raises OSError for a folder that cannot be read, and ValueError for a link
+    that leads back to a folder above it."""
+
+    def below(folder, above):
+        status = os.stat(folder)
+        if (identity := (status.st_dev, status.st_ino)) in above:
+            raise ValueError(f"{folder} is a link that leads back to a folder above it: remove it")
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        folders = {entry.path for entry in entries if _is_folder(entry)}
+        yield from (entry for entry in entries if entry.path not in folders)
+        for entry in entries:
+            if entry.path in folders and not entry.name.startswith("."):
+                yield from below(entry.path, above | {identity})
+
+    yield from below(os.fspath(place), frozenset())
+
+
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself: decoding says what is wrong with it
+        return False
+
+
+def stamp(*places) -> str:
+    """Return what changes when one of these files does, or a file below one of these folders.
+
+    It is the SHA-256 of names, lengths and times."""
+    digest = hashlib.sha256()
+    for place in map(os.fspath, places):
+        entries = walk(place) if os.path.isdir(place) else ()
+        for path in (place, *(entry.path for entry in entries)):
+            try:
+                status = os.stat(path)
+                version = () if stat.S_ISDIR(status.st_mode) else (status.st_size, status.st_mtime_ns)
+            except OSError:
+                version = None
+            digest.update(os.fsencode(f"{path[len(place) :]}\0{version}\0"))
+    return digest.hexdigest()
 
 
 def images(place, leave_out, *, by_class, beside=()):
@@ -27,7 +75,7 @@ def images(place, leave_out, *, by_class, beside=()):
     Returns
     -------
     found : dict
-        {path within the folder: Path}, in the order of `pictures.walk`.
+        {path within the folder: Path}, in the order of `walk`.
     labels : list of str, or None
         The class of each, with `by_class`.
     splits : list of str, or None
@@ -48,7 +96,7 @@ def images(place, leave_out, *, by_class, beside=()):
     depth = by_class + split
     known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
     found, parts, left_out, unusable = {}, [], [], []
-    for entry in pictures.walk(place):
+    for entry in walk(place):
         path = Path(entry.path)
         name = path.relative_to(place)
         if path in beside:

@@ -111,3 +111,17 @@ def plant(labels, own, skew, generator) -> np.ndarray:
         others = members[: round((1 - skew) * len(members))]
         group[others] = 1 - own[others]
     return group
+
+
+def mean_std(images):
+    """Mean and standard deviation per channel of uint8 (N, C, H, W), of pixels in [0, 1], to four digits.
+
+    No float copy of the images is made."""
+    counts = np.zeros((images.shape[1], 256))
+    for start in range(0, len(images), 1024):
+        for channel, pixels in enumerate(images[start : start + 1024].swapaxes(0, 1)):
+            counts[channel] += np.bincount(pixels.reshape(-1), minlength=256)
+    levels, share = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt(share @ levels**2 - mean**2)
+    return tuple(mean.round(4).tolist()), tuple(np.maximum(std, 0.0001).round(4).tolist())

@@ -172,7 +172,7 @@ def example() -> dict:
 def stamp(*, path, table, **_) -> str:
     """What changes when the images, the .npz file or the table do."""
     place, tables = _resolve(path, table)
-    return pictures.stamp(place, *tables)
+    return folders.stamp(place, *tables)
 
 
 def official(path, pattern, advice):
@@ -189,7 +189,7 @@ def official_stamp(path, *patterns) -> str | None:
         resolved = [_resolve(path, pattern) for pattern in patterns]
     except FileNotFoundError:
         return None
-    return pictures.stamp(resolved[0][0], *(each for _, tables in resolved for each in tables))
+    return folders.stamp(resolved[0][0], *(each for _, tables in resolved for each in tables))
 
 
 def _resolve(path, table):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kdlib import paths
-from kdlib.data import pictures
-from kdlib.data.splits import Dataset, check_skew, cut_together
+from kdlib.data import folders, pictures
+from kdlib.data.splits import Dataset, check_skew, cut_together, mean_std
 from kdlib.names import unknown_name
 
 # a few of the official names have a blank before the point, or no point
@@ -83,7 +83,7 @@ def prepare(
     fields = {"labels": labels, "group": groups, "source": source}
     parts = {"train": train, "val": val, "test": test}
     splits, broken = pictures.split_pictures("utkface", chosen, fields, parts, size, leave_out)
-    mean, std = pictures.mean_std(splits["train"].images)
+    mean, std = mean_std(splits["train"].images)
     return Dataset("utkface", names[label], names[group], **splits, mean=mean, std=std, left_out=wrong + broken)
 
 
@@ -139,14 +139,14 @@ def _check_classes(labels, names, place):
 def stamp(**_) -> str | None:
     """What changes when the pictures do, or the .npz file; None where there are none."""
     place = _place()
-    return place and pictures.stamp(place)
+    return place and folders.stamp(place)
 
 
 def _place() -> Path | None:
     """The folder or .npz file that holds the pictures."""
     folder = paths.data_folder()
     for place in (folder / "utkface", folder / "UTKFace"):
-        if place.is_dir() and next(pictures.walk(place), None):
+        if place.is_dir() and next(folders.walk(place), None):
             return place
     return next((place for name in ("utkface.npz", "utkface64.npz") if (place := folder / name).exists()), None)
 
@@ -155,7 +155,7 @@ def _find():
     """({name: path or bytes} in the order of the names, where they were found)."""
     folder, place = paths.data_folder(), _place()
     if place and place.is_dir():
-        files = sorted(Path(entry.path) for entry in pictures.walk(place))
+        files = sorted(Path(entry.path) for entry in folders.walk(place))
         return {str(file.relative_to(place)): file for file in files}, place
     if place:
         return _from_npz(place), place

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import paths
-from kdlib.data import pictures
+from kdlib.data import folders, pictures
 from kdlib.data.splits import Dataset, stratified_cut
 from kdlib.names import unknown_name
 
@@ -88,7 +88,7 @@ def stamp(**_) -> str | None:
     """What changes when the annotations or the images do; None where either are missing."""
     folder = _place()
     try:
-        return pictures.stamp(*_files(folder), _image_root(folder))
+        return folders.stamp(*_files(folder), _image_root(folder))
     except FileNotFoundError:
         return None
 
@@ -147,7 +147,7 @@ def _place() -> Path:
 
 def _json_files(folder):
     """Hidden ones aside: they are what an interrupted `fetch` left."""
-    entries = pictures.walk(folder) if folder.is_dir() else ()
+    entries = folders.walk(folder) if folder.is_dir() else ()
     names = (entry for entry in entries if entry.name.endswith((".json", ".json.gz")))
     return sorted(Path(entry.path) for entry in names if not entry.name.startswith("."))
 
