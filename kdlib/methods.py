@@ -285,7 +285,7 @@ def _projector(setting):
     return nn.Sequential(nn.BatchNorm1d(student_dim), nn.Dropout(0.5), nn.Linear(student_dim, teacher_dim))
 
 
-METHODS = {
+METHODS: dict[str, Callable[..., Method]] = {
     "scratch": scratch,
     "ckd": ckd,
     "rkd": rkd,
