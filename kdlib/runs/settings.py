@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 from kdlib import data, files, names, paths
 from kdlib.data import options
@@ -71,8 +72,9 @@ class Run(Recipe):
         from kdlib import debias, methods
         from kdlib.train import OPTIMIZERS, SCHEDULES
 
-        known = {"method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS, "optimizer": OPTIMIZERS}
-        known |= {"weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM, "teacher_schedule": (None, *SCHEDULES)}
+        known: dict[str, Any] = {"method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        known |= {"optimizer": OPTIMIZERS, "weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM}
+        known |= {"teacher_schedule": (None, *SCHEDULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise names.unknown_name(getattr(self, name), values, name)
@@ -124,11 +126,13 @@ class Run(Recipe):
             temperature=temperature,
         )
         if self.weights == "published":
-            run = dataclasses.replace(run, **{name: defaults()[name] for name in TRAINED})
+            untrained: dict[str, Any] = {name: defaults()[name] for name in TRAINED}
+            run = dataclasses.replace(run, **untrained)
         if self.method == "scratch":
             unread = [name for name, default in defaults().items() if name.startswith("teacher_") and default is None]
-            teacher = {"teacher": "", "teacher_debias": "none", "teacher_lam": 0.0, "teacher_weights": "none"}
-            run = dataclasses.replace(run, **teacher, **dict.fromkeys(("ramp", "temperature", *unread)))
+            unused: dict[str, Any] = dict.fromkeys(("ramp", "temperature", *unread))
+            unused |= {"teacher": "", "teacher_debias": "none", "teacher_lam": 0.0, "teacher_weights": "none"}
+            run = dataclasses.replace(run, **unused)
         return run
 
     def options(self) -> dict:
