@@ -20,7 +20,7 @@ def gradients(forward, model):
 
 def test_networks_of_one_shape_share_a_compiled_step_that_changes_nothing():
     before = counters["stats"]["unique_graphs"]
-    for seed in range(3):
+    for seed in range(2):
         torch.manual_seed(seed)
         model = build_model("convnet_4", 3).train()
         plain = copy.deepcopy(model)

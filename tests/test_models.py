@@ -17,7 +17,7 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdlib.models import FAMILIES, Output, build_model, get_head, load_checkpoint, names, set_head
+from kdlib.models import FAMILIES, Output, build_model, get_head, load_checkpoint, names, set_head, torchvision_models
 
 ORACLES = Path(__file__).parent / "oracles"
 SHAPES = json.loads((ORACLES / "models.json").read_text())
@@ -109,7 +109,7 @@ def test_published_size_and_arithmetic(name):
 def test_every_name_builds_and_runs(name):
     model = build_model(name, 10).eval()
     assert model.num_classes == 10
-    for size in (32, 16):
+    for size in (16, 8):
         with torch.no_grad():
             output = model(torch.randn(2, 3, size, size))
             assert isinstance(output, Output)
@@ -120,9 +120,11 @@ def test_every_name_builds_and_runs(name):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "MobileNetV2", "ShuffleV1", "ShuffleV2", "convnet_4"])
-@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (48, 64)])
-def test_any_image_size(name, shape):
-    assert on_meta(name)(torch.zeros(2, 3, *shape, device="meta")).embedding.ndim == 2
+def test_any_image_size(name):
+    model = build_model(name, 10).eval()
+    for shape in ((1, 1), (7, 5), (48, 64)):
+        with torch.no_grad():
+            assert model(torch.zeros(2, 3, *shape)).embedding.shape == (2, model.embedding_dim)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2", "convnet_4"])
@@ -269,7 +271,7 @@ def test_torchvision_size(name, expected):
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [("resnet18", "fc"), ("efficientnet_b0", "classifier.1"), ("mobilenet_v3_small", "classifier.3")],
+    [("resnet18", "fc"), ("mobilenet_v3_small", "classifier.3")],
 )
 def test_torchvision_output_is_torchvisions(tmp_path, name, place):
     plain = torchvision.models.get_model(name, num_classes=7).eval()
@@ -345,10 +347,11 @@ def test_weights_that_cannot_be_downloaded_and_then_are_put_in_place(hub):
 
     published = torchvision.models.shufflenet_v2_x0_5().state_dict()
     torch.save(published, hub / file)
+    model = build_model("shufflenet_v2_x0_5", 5, weights="DEFAULT")
+    assert torch.equal(model.backbone.conv5[0].weight, published["conv5.0.weight"])
+    assert model.head.weight.shape == (5, 1024)
     for form in ("DEFAULT", "IMAGENET1K_V1", "ShuffleNet_V2_X0_5_Weights.DEFAULT", weights):
-        model = build_model("shufflenet_v2_x0_5", 5, weights=form)
-        assert torch.equal(model.backbone.conv5[0].weight, published["conv5.0.weight"])
-        assert model.head.weight.shape == (5, 1024)
+        assert torchvision_models._find_weights("shufflenet_v2_x0_5", form) is weights
     # With as many classes as the published head has, that head stays.
     assert torch.equal(build_model("shufflenet_v2_x0_5", 1000, weights="DEFAULT").head.bias, published["fc.bias"])
 

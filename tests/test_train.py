@@ -46,10 +46,10 @@ def same(one, other):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_one_seed_gives_one_result_bit_for_bit(method):
-    (one, first), (other, second) = go(method), go(method)
+    (one, first), (other, second) = (go(method, epochs=2) for _ in range(2))
     assert same(one, other)
     assert [row | {"seconds": 0} for row in first] == [row | {"seconds": 0} for row in second]
-    assert not same(one, go(method, seed=4)[0])
+    assert not same(one, go(method, epochs=2, seed=4)[0])
 
 
 @pytest.mark.parametrize("method", ["ckd", "rkd", "kdpp"])
@@ -148,15 +148,24 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture(scope="module")
+def filled_bank():
+    """Every view of every image is kept: a step that misses one would read."""
+    bank = teacher_bank()
+    for view in range(number_of_views(1, False)):
+        bank.batches([torch.arange(40)], torch.full((40,), view))
+    return bank
+
+
 @pytest.mark.parametrize(
     ("method", "name"),
     [*((method, "none") for method in methods.METHODS), *(("ckd", name) for name in debias.DEBIASERS)],
 )
-def test_no_step_reads_anything_back(method, name, monkeypatch):
+def test_no_step_reads_anything_back(method, name, monkeypatch, filled_bank):
     monkeypatch.setattr(training, "check_finite", lambda *arguments: None)  # on a CPU it looks at each step
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # its count of steps is in host memory
-    bank, counts = teacher_bank(), []
-    for batch_size in (20, 20, 10):  # fills the bank; then some steps, and twice as many
+    bank, counts = filled_bank, []
+    for batch_size in (20, 10):  # some steps, and twice as many
         with Reads() as reads:
             setting = {"num_classes": 3, "num_groups": 2, "embedding_dim": 16, "labels": LABELS, "group": GROUP}
             width = bank.teacher.embedding_dim
@@ -168,7 +177,7 @@ def test_no_step_reads_anything_back(method, name, monkeypatch):
             built = debias.build_debiaser(name, lam=lam, device="cpu", **setting)
             go(method, epochs=1, bank=bank, batch_size=batch_size, debiaser=built)
         counts.append(reads.count)
-    assert counts[2] == counts[1]
+    assert counts[0] == counts[1]
 
 
 @pytest.mark.parametrize(("method", "optimizer"), [("ckd", "sgd"), ("ckd", "adam"), ("ctkd", "sgd"), ("kdpp", "sgd")])
@@ -236,7 +245,7 @@ def test_adam_is_kingma_and_bas_with_decay_in_the_gradient():
 
 
 def test_every_step_sums_the_named_terms_and_training_lowers_the_loss():
-    _, history = go("ckd", epochs=40, lr=0.2)
+    _, history = go("ckd", epochs=20, lr=0.2)
     assert history[-1]["ce"] + history[-1]["kd"] < 0.7 * (history[0]["ce"] + history[0]["kd"])
     assert {"epoch", "lr", "ce", "kd", "seconds"} <= set(history[0])
 
@@ -247,7 +256,7 @@ def test_the_distillation_term_teaches_without_labels():
     model, bank = models.build_model("convnet_4", 3), teacher_bank()
     with torch.no_grad():
         target = bank.teacher(IMAGES.plain(0, 40)).logits.argmax(1)
-    options = {"epochs": 60, "batch_size": 16, "lr": 0.1, "seed": 0, "log": lambda line: None}
+    options = {"epochs": 30, "batch_size": 16, "lr": 0.2, "seed": 0, "log": lambda line: None}
     method = methods.build_method("ckd", ce=0.0, kd=1.0)
     history = train(model, IMAGES, torch.zeros_like(LABELS), GROUP, method, bank=bank, **options)
     assert history[0]["kd"] > 0
