@@ -130,6 +130,13 @@ def test_make_targets_exist():
                 assert (paths.ROOT / "profiles" / f"{word.removeprefix('PROFILE=')}.toml").exists(), (document, word)
 
 
+@pytest.mark.parametrize("profile", ["mine", "studies/mine.toml", "/elsewhere/mine.toml"])
+def test_make_takes_names_and_files(profile):
+    command = ["make", "--dry-run", "clean", f"PROFILE={profile}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=paths.ROOT)
+    assert f"{paths.reports_folder()}/mine " in done.stdout
+
+
 def commands():
     """Return {command: its flags}, as `python -m kdlib --help` tells."""
     parsers = []
