@@ -1,7 +1,7 @@
-"""The plain loop, as the published codes write it: the yardstick.
+"""The reference training loop of the published codes, to measure ours against.
 
-Pictures are cut, mirrored and normalised one by one with PIL in two worker processes; everything is float32, NCHW and eager;
-the teacher runs at every step; KD++'s term is a loop over samples; loss and accuracies are read after each step."""
+Images are cropped, flipped and normalised one by one with PIL in two worker processes. Everything is float32, NCHW and eager.
+The teacher runs at every step, KD++'s term is a loop over samples, and loss and accuracy are read after each step."""
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from kdlib.methods import CurriculumTemperature, curriculum_weight
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
-class Pictures(torch.utils.data.Dataset):
-    """(picture, label, index) of uint8 (N, C, H, W) images, each transformed on its own."""
+class TransformedImages(torch.utils.data.Dataset):
+    """(image, label, index) of uint8 (N, C, H, W) images, each transformed on its own."""
 
     def __init__(self, images, labels, padding):
         self.images, self.labels = np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels.tolist()
@@ -31,16 +31,15 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def endless(images, labels, *, padding, batch_size, workers=2):
-    """Batches without end, so that no worker process is started anew while time is taken."""
-    pictures = Pictures(images, labels, padding)
-    sampler = torch.utils.data.RandomSampler(pictures, replacement=True, num_samples=10**8)
-    return iter(
-        torch.utils.data.DataLoader(pictures, batch_size, sampler=sampler, num_workers=workers, pin_memory=False)
-    )
+    """Return an iterator over endless batches, so that no worker process starts while time is taken."""
+    dataset = TransformedImages(images, labels, padding)
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**8)
+    loader = torch.utils.data.DataLoader(dataset, batch_size, sampler=sampler, num_workers=workers, pin_memory=False)
+    return iter(loader)
 
 
 class PlainLoop:
-    """`step()` trains on one batch. `mark(name)` is called after each part of it: data, teacher, student, optimiser."""
+    """`step()` trains on one batch. `mark(name)` is called after each part: data, teacher, student, optimiser, reading."""
 
     def __init__(self, student, teacher, method, batches, *, num_classes, lr, device, mark=lambda name: None):
         self.student, self.teacher = student.to(device).train(), teacher.to(device).eval()
@@ -96,10 +95,10 @@ class PlainLoop:
 
     def _direction(self, student, teacher, labels):
         loss = 0.0
-        for ours, theirs, label in zip(student, teacher, labels, strict=True):
+        for student_row, teacher_row, label in zip(student, teacher, labels, strict=True):
             centre = torch.tensor(self.means[str(label.item())]).to(self.device)
             unit = centre / centre.norm(p=2)
-            loss += 1 - torch.dot(ours, unit) / max(ours.norm(p=2), theirs.norm(p=2))
+            loss += 1 - torch.dot(student_row, unit) / max(student_row.norm(p=2), teacher_row.norm(p=2))
         return loss / len(labels)
 
 

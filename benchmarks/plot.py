@@ -7,7 +7,7 @@ from kdlib import files
 from kdlib.names import method_name
 from kdlib.report.figures import PALETTE, caption, figure
 
-KINDS = {  # column: what it is called, colour, marker
+KINDS = {  # column: label, colour, marker
     "plain_ms": ("plain loop", PALETTE[3], "s"),
     "first_epoch_ms": ("ours, bank empty", PALETTE[1], "^"),
     "ours_ms": ("ours, bank filled", PALETTE[0], "o"),
@@ -16,9 +16,9 @@ KINDS = {  # column: what it is called, colour, marker
 }
 
 
-def draw(found):
-    """A Figure of what `benchmarks.speed` found."""
-    rows = found["rows"]
+def draw(results):
+    """Return a Figure of the results of `benchmarks.speed`."""
+    rows = results["rows"]
     drawing, (times, runs) = figure(1, 2, width=10, height=1.8 + 0.28 * len(rows), width_ratios=(3, 1))
     places = np.arange(len(rows))[::-1]
     for name, (label, colour, marker) in KINDS.items():
@@ -35,7 +35,7 @@ def draw(found):
     times.xaxis.set_minor_formatter(NullFormatter())
     times.margins(x=0.15)
     drawing.legend(*times.get_legend_handles_labels(), fontsize=7, loc="outside upper left", ncols=4, frameon=False)
-    sweep = found["scaling"]
+    sweep = results["scaling"]
     counts = [row["runs"] for row in sweep["runs"]]
     for label, column, colour in (
         ("mean of the runs", "ms_a_step_and_run", PALETTE[1]),
@@ -47,17 +47,17 @@ def draw(found):
     runs.minorticks_off()
     runs.legend(fontsize=7, frameon=False)
     parts = [
-        f"{found['name']}, {found['threads']} threads, {found['date']}.",
-        f"Medians of {found['segments']} segments of {found['steps']} steps, the loops by turns; numbers: plain loop "
+        f"{results['name']}, {results['threads']} threads, {results['date']}.",
+        f"Medians of {results['segments']} segments of {results['steps']} steps, the loops by turns; numbers: plain loop "
         "over ours with the bank filled.",
         f"Right: one epoch of {sweep['steps']} steps, {sweep['pair'].replace('->', ' → ')}; the first run fills the bank.",
     ]
     return caption(drawing, " ".join(parts))
 
 
-def save(found, target):
+def save(results, target):
     """Write the figure as PNG and SVG beside the JSON file; `target` is its path without a suffix."""
-    drawing = draw(found)
+    drawing = draw(results)
     for kind in ("png", "svg"):
         with files.replacing(target.with_suffix(f".{kind}")) as temporary:
             drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)

@@ -1,4 +1,4 @@
-"""What is measured: pairs of networks on pictures, and our training loop on them."""
+"""What is measured: pairs of networks on images, and our training loop on them."""
 
 import time
 
@@ -18,24 +18,24 @@ PAIRS = {
     "resnet32x4->resnet8x4": (32, 4, 100, 64, 64, "cifar100"),
     "efficientnet_b3->efficientnet_b0": (226, 0, 16, 8, 64, "wider"),
 }
-LR = 1e-3  # small: random pictures teach nothing, and the loss must stay finite
+LR = 1e-3  # small: nothing can be learned from random images, and the loss must stay finite
 
 
 class Setup:
-    """One pair on one device: pictures, networks and what both loops need."""
+    """One pair on one device: images, networks, and what both loops need."""
 
     def __init__(self, pair, device, steps, classes=None):
         self.pixels, self.padding, self.classes, *sizes, name = PAIRS[pair]
         self.classes = classes or self.classes
         self.batch_size, self.device, self.steps = sizes[device != "cpu"], device, steps
-        self.precision, self.why = choose_precision(device, name)
+        self.precision, self.precision_reason = choose_precision(device, name)
         self.teacher_name, self.student_name = pair.split("->")
-        self.arrays, self.source = pictures(self.pixels, 50 * self.batch_size)
+        self.arrays, self.source = load_images(self.pixels, 50 * self.batch_size)
         self.labels = torch.from_numpy(np.random.default_rng(0).integers(0, self.classes, len(self.arrays)))
         self.images = self.part(steps * self.batch_size)
 
     def part(self, count):
-        """Images of the first `count` pictures."""
+        """Return the first `count` images."""
         return Images(self.arrays[:count], MEAN, STD, padding=self.padding, flip=True, device=self.device)
 
     def network(self, name):
@@ -60,7 +60,7 @@ class Setup:
         return method
 
     def ours(self, student, method, bank, images=None, forward=None, seed=0):
-        """Milliseconds a step of an epoch of the training loop itself."""
+        """Return the milliseconds per step of one epoch of the training loop."""
         images = images or self.images
         labels = self.labels[: len(images)].to(self.device)
         history = train(
@@ -70,8 +70,8 @@ class Setup:
         return 1000 * history[0]["seconds"] / -(-len(images) // self.batch_size)
 
 
-def pictures(pixels, count):
-    """uint8 (count, 3, pixels, pixels) and what they are: CIFAR-100 where it lies in the data folder, else random."""
+def load_images(pixels, count):
+    """Return uint8 (count, 3, pixels, pixels) and their name: CIFAR-100 if the data folder has it, else random."""
     if pixels == 32 and any(
         (paths.data_folder() / name).exists() for name in ("cifar100-prepared.npz", "cifar100.npz")
     ):
@@ -81,7 +81,7 @@ def pictures(pixels, count):
 
 
 def clock(work, device, count=1):
-    """Milliseconds that `work()` takes, called `count` times."""
+    """Return the milliseconds that `count` calls of `work()` take."""
     wait(device)
     began = time.perf_counter()
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The two loops, each in a process of its own that trains a segment when asked: neither sees the other's memory or threads."""
+"""The two loops, each in its own process, which trains a segment on request: they share neither memory nor threads."""
 
 import contextlib
 import multiprocessing
@@ -16,32 +16,32 @@ from kdlib import evaluate, models
 from kdlib.runs import machine
 from kdlib.train import batches
 
-AHEAD = 4  # batches that the plain loop's two workers have ready when nobody asks
+AHEAD = 4  # batches that the plain loop's two workers prepare while it rests
 
 
 class Side:
-    """A process with a Plain or an Ours; `ask(name, …)` calls its method and gives the answer."""
+    """A process with a Plain or an Ours; `ask(name, …)` calls its method and returns the answer."""
 
     def __init__(self, kind, pair, device, steps, threads):
         context, self.kind = multiprocessing.get_context("spawn"), kind.__name__
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, kind, pair, device, steps, threads))
+        self.connection, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end, kind, pair, device, steps, threads))
         self.process.start()
-        theirs.close()
+        other_end.close()
 
     def ask(self, name, *arguments):
-        """The answer; RuntimeError where the process has ended, as one does whose memory the system needed."""
+        """Return the answer. Raises RuntimeError if the process has ended, for example for lack of memory."""
         try:
             self.connection.send((name, arguments))
             return self.connection.recv()
         except (EOFError, OSError) as error:
             self.process.join(10)
-            what = f"{self.kind} ended while it was asked for {name}, exit code {self.process.exitcode}"
-            raise RuntimeError(what) from error
+            message = f"{self.kind} ended while it computed {name}, exit code {self.process.exitcode}"
+            raise RuntimeError(message) from error
 
     @staticmethod
     def ask_all(sides, name):
-        """The answers of all sides, which work at the same time."""
+        """Return the answers of all sides, which work at the same time."""
         with ThreadPoolExecutor(len(sides)) as threads:
             return list(threads.map(lambda side: side.ask(name), sides))
 
@@ -64,7 +64,7 @@ def _serve(connection, kind, pair, device, steps, threads):
 
 
 class Plain:
-    """The plain loop of a pair."""
+    """The plain loop on a pair."""
 
     def __init__(self, setup):
         self.setup = setup
@@ -81,7 +81,7 @@ class Plain:
         return clock(self.loop.step, self.setup.device, self.setup.steps)
 
     def parts(self):
-        """Milliseconds a step of each part, the device waited for after each."""
+        """Return the milliseconds per step of each part, waiting for the device after each."""
         spent, last = {}, 0.0
 
         def mark(name):
@@ -106,29 +106,29 @@ class Plain:
 
 
 class Ours:
-    """The study's own loop on a pair."""
+    """The study's loop on a pair."""
 
     def __init__(self, setup):
         machine.keep_memory()
-        self.setup, self.filled, self.forward = setup, setup.bank(), None
+        self.setup, self.filled_bank, self.forward = setup, setup.bank(), None
 
     def prepare(self, method):
         setup = self.setup
         self.student = setup.student()
-        self.method = setup.method(method, self.student, self.filled)
+        self.method = setup.method(method, self.student, self.filled_bank)
         if setup.device != "cpu":
             batch = setup.images.plain(0, setup.batch_size)
             self.forward = models.compiled_if_it_works(self.student, batch, precision=setup.precision)
         self.bare = _bare_step(setup)
 
     def ours_ms(self):
-        return self._epoch(self.filled, self.forward)
+        return self._epoch(self.filled_bank, self.forward)
 
     def first_epoch_ms(self):
         return self._epoch(self.setup.bank(), self.forward)
 
     def eager_ms(self):
-        return self._epoch(self.filled, None)
+        return self._epoch(self.filled_bank, None)
 
     def limit_ms(self):
         self.bare()
@@ -137,21 +137,25 @@ class Ours:
     def _epoch(self, bank, forward):
         return self.setup.ours(self.student, self.method, bank, forward=forward)
 
-    def about(self):
+    def conditions(self):
         setup = self.setup
-        return {"batch_size": setup.batch_size, "precision": setup.precision, "why": setup.why, "images": setup.source}
+        precision = {"precision": setup.precision, "why": setup.precision_reason}
+        return {"batch_size": setup.batch_size, **precision, "images": setup.source}
 
     def compiled(self):
         return self.forward is not None
 
     def evaluation_ms(self):
-        """Milliseconds an image of an evaluation."""
-        work = lambda: evaluate.predict(self.student, self.setup.images, precision=self.setup.precision)  # noqa: E731
+        """Return the milliseconds per image of an evaluation."""
+
+        def work():
+            evaluate.predict(self.student, self.setup.images, precision=self.setup.precision)
+
         work()
         return statistics.median(clock(work, self.setup.device) for _ in range(5)) / len(self.setup.images)
 
     def parts(self, whole):
-        """Milliseconds a step of each part, timed alone; the student's, with its loss, is what is left of `whole`."""
+        """Return the milliseconds per step of each part, timed alone; the student's, with its loss, is the rest of `whole`."""
         images, steps = self.setup.images, self.setup.steps
         pieces = batches(torch.arange(len(images)), self.setup.batch_size)
         view = torch.zeros(len(images), dtype=torch.int64)
@@ -170,15 +174,14 @@ class Ours:
             parts[name] = statistics.median(clock(call, self.setup.device) for _ in range(5)) / count
             if name == "teacher":
                 parts["teacher, bank empty"] = first
-        left = whole - sum(parts[name] for name in work)
-        return parts | {"student": left}
+        return parts | {"student": whole - sum(parts[name] for name in work)}
 
     def memory(self):
-        return memory(self.setup.device) | {"bank_mb": self.filled.bytes / 2**20}
+        return memory(self.setup.device) | {"bank_mb": self.filled_bank.bytes / 2**20}
 
 
 def _bare_step(setup):
-    """Forward and backward of the student alone on one resident random batch, in our layout and precision."""
+    """Return a function: forward and backward pass of the student alone on one random batch, in our layout and precision."""
     model = setup.student().train()
     images = torch.randn(setup.batch_size, 3, setup.pixels, setup.pixels, device=setup.device)
     labels = torch.zeros(setup.batch_size, dtype=torch.int64, device=setup.device)
@@ -193,13 +196,13 @@ def _bare_step(setup):
 
 
 def memory(device) -> dict:
-    """Megabytes of this process and its workers, shared pages counted once; and the most that was taken of a GPU."""
+    """Return the megabytes of this process and its workers, shared pages counted once, and the peak on a GPU."""
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    found = {"mb": sum(_share(process) for process in (os.getpid(), *children)) / 1024}
-    return found if device == "cpu" else found | {"device_mb": torch.cuda.max_memory_allocated() / 2**20}
+    host = {"mb": sum(_share(process) for process in (os.getpid(), *children)) / 1024}
+    return host if device == "cpu" else host | {"device_mb": torch.cuda.max_memory_allocated() / 2**20}
 
 
 def _share(process):
-    """Kilobytes of a process's pages, those that it shares divided by the number of sharers."""
+    """Return the kilobytes of a process's pages, shared ones divided by the number of sharers."""
     lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))

@@ -1,10 +1,9 @@
 """Our training loop against the plain one, by turns: `make bench`, or `python -m benchmarks.speed --help`.
 
-Writes reports/bench/cpu.json or cuda.json, and a figure of it. Each loop has its own process and trains a segment of some
-steps when it is its turn; a time is the median over segments, after one that is not counted. So do several
-of ours at once, with one thread each on a CPU, as a sweep trains: theirs is a time per step and run, so that its ratio
-compares the work that is done in the same time. The workers of the plain loop fill their queue before its time is taken, and
-rest in ours."""
+Writes reports/bench/cpu.json or cuda.json, and a figure. Each loop has its own process and trains a segment of some steps in
+its turn. A time is the median over segments, after one that is not counted. Several of our loops also train at once, as in a
+sweep, with one thread each on a CPU; their time is per step and run, so its ratio compares the work done in the same time. The
+plain loop's workers fill their queue before its time is taken, and rest during ours."""
 
 import argparse
 import contextlib
@@ -26,8 +25,8 @@ TEST_IMAGES, TRAINING_IMAGES = 10_000, 50_000  # for the cost of evaluation, as 
 
 
 def measure(plain, ours, several, pair, method, segments) -> dict:
-    """One row: the plain loop, ours with a filled and with an empty bank, `several` of ours at once, and the bare student, by
-    turns."""
+    """Return one row of the table, measured by turns: the plain loop, ours with a filled and an empty bank, `several` of ours
+    at once, and the bare student."""
     for side in (plain, ours, *several):
         side.ask("prepare", method)
     kinds = {"plain_ms": plain, "ours_ms": ours, "first_epoch_ms": ours, "limit_ms": ours}
@@ -39,11 +38,11 @@ def measure(plain, ours, several, pair, method, segments) -> dict:
         for name, side in kinds.items():
             taken[name] = side.ask(name)
             if side is plain:
-                time.sleep(0.3)  # its workers fill their queue again
+                time.sleep(0.3)  # its workers refill their queue
         taken["at_once_ms"] = statistics.mean(Side.ask_all(several, "ours_ms")) / len(several)
         rounds.append(taken)
     del rounds[0]
-    row = {"pair": pair, "method": method} | ours.ask("about")
+    row = {"pair": pair, "method": method} | ours.ask("conditions")
     row |= {name: statistics.median(taken[name] for taken in rounds) for name in rounds[0]}
     row["ratio"] = row["plain_ms"] / row["ours_ms"]
     row["ratio_of_each_segment"] = [taken["plain_ms"] / taken["ours_ms"] for taken in rounds]
@@ -61,7 +60,7 @@ def measure(plain, ours, several, pair, method, segments) -> dict:
 
 
 def line(row) -> str:
-    """A row in a line."""
+    """Return a row as one line of text."""
     return (
         f"{row['pair']} {row['method']}: plain {row['plain_ms']:.0f} ms, ours {row['ours_ms']:.0f} ms, ratio "
         f"{row['ratio']:.2f}; {row['at_once']} at once {row['at_once_ratio']:.2f}; first epoch "
@@ -70,12 +69,18 @@ def line(row) -> str:
     )
 
 
-def about(device, threads) -> dict:
-    """What the figures hold for."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    found = {"device": device, "name": store.device_name(device), "cores": os.cpu_count(), "threads": threads}
-    found |= {"versions": versions, "commit": store.commit(), "date": f"{datetime.now():%Y-%m-%d %H:%M}"}
-    return found | {"load_before": os.getloadavg()[0]}
+def conditions(device, threads) -> dict:
+    """Return the machine and versions of a measurement."""
+    return {
+        "device": device,
+        "name": store.device_name(device),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "commit": store.commit(),
+        "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+        "load_before": os.getloadavg()[0],
+    }
 
 
 def main():
@@ -84,14 +89,18 @@ def main():
     parser.add_argument("--pairs", nargs="+", default=list(PAIRS), choices=PAIRS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--steps", type=int, default=6, help="of a segment")
-    parser.add_argument("--segments", type=int, default=5, help="that count")
+    parser.add_argument("--segments", type=int, default=5, help="that are counted")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each loop on a CPU")
-    parser.add_argument("--short", action="store_true", help="CKD and KD++ of the first pair alone: about two minutes")
+    parser.add_argument("--short", action="store_true", help="only CKD and KD++ of the first pair: two minutes")
     chosen = parser.parse_args()
     if chosen.short:
         chosen.pairs, chosen.methods = chosen.pairs[:1], ["ckd", "kdpp"]
     torch.set_num_threads(chosen.threads)
-    found = about(chosen.device, chosen.threads) | {"steps": chosen.steps, "segments": chosen.segments, "rows": []}
+    results = conditions(chosen.device, chosen.threads) | {
+        "steps": chosen.steps,
+        "segments": chosen.segments,
+        "rows": [],
+    }
     target = paths.reports_folder() / "bench" / f"{chosen.device}.json"
     at_once = 8 if chosen.device == "cuda" else os.cpu_count()
     for pair in chosen.pairs:
@@ -101,12 +110,12 @@ def main():
             several = [stack.enter_context(Side(Ours, *common, 1)) for _ in range(at_once)]
             for method in chosen.methods:
                 row = measure(plain, ours, several, pair, method, chosen.segments)
-                found["rows"].append(row)
-                files.write_json(target, found)
+                results["rows"].append(row)
+                files.write_json(target, results)
                 print(line(row), flush=True)
-    found["scaling"] = sweeps.scaling(chosen.pairs[0], chosen.device, chosen.steps)
-    files.write_json(target, found)
-    plot.save(found, target.with_suffix(""))
+    results["scaling"] = sweeps.scaling(chosen.pairs[0], chosen.device, chosen.steps)
+    files.write_json(target, results)
+    plot.save(results, target.with_suffix(""))
     print(f"-> {target}")
 
 

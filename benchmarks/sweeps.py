@@ -1,4 +1,4 @@
-"""What a sweep costs: against its number of runs, the size of the data and the number of classes."""
+"""The cost of a sweep, by its number of runs, the size of the data, and the number of classes."""
 
 import itertools
 import statistics
@@ -7,9 +7,9 @@ from benchmarks.setting import Setup
 
 
 def scaling(pair, device, steps):
-    """What a sweep costs against its number of runs, against the size of the data, and against the number of classes."""
+    """Return times by number of runs, of images and of classes, as lists of rows."""
     setup = Setup(pair, device, steps)
-    found = {"pair": pair, "steps": steps, "runs": [], "images": [], "classes": []}
+    results = {"pair": pair, "steps": steps, "runs": [], "images": [], "classes": []}
     for count in (1, 4, 16):
         bank, spent, forwards = setup.bank(), [], []
         for name in itertools.islice(itertools.cycle(("rkd", "kdpp", "ckd", "ctkd")), count):
@@ -23,13 +23,13 @@ def scaling(pair, device, steps):
             "first_ms": spent[0],
             "last_ms": spent[-1],
         }
-        found["runs"].append(figures | {"teacher_forwards": forwards[-1], "of_the_last_run": last})
+        results["runs"].append(figures | {"teacher_forwards": forwards[-1], "of_the_last_run": last})
     for factor in (1, 2, 4):
         images = setup.part(factor * len(setup.images))
-        found["images"].append({"images": len(images)} | _one_run(setup, images))
+        results["images"].append({"images": len(images)} | _one_run(setup, images))
     for classes in (10, 100, 1000):
-        found["classes"].append({"classes": classes} | _one_run(Setup(pair, device, steps, classes)))
-    return found
+        results["classes"].append({"classes": classes} | _one_run(Setup(pair, device, steps, classes)))
+    return results
 
 
 def _one_run(setup, images=None):

@@ -1,4 +1,4 @@
-"""The benchmark: the plain loop computes what ours does, a row holds what is promised, and the figure and the page show it."""
+"""The benchmark: the plain loop computes the same loss as ours; rows, figure and page hold the results."""
 
 import json
 
@@ -20,8 +20,8 @@ def small(monkeypatch):
     monkeypatch.setitem(setting.PAIRS, PAIR, (8, 1, 10, 16, 16, "digits_s"))
 
 
-class Here:
-    """In place of a process."""
+class SameProcess:
+    """Stands in for a side's own process."""
 
     def __init__(self, side):
         self.side = side
@@ -30,7 +30,7 @@ class Here:
         return getattr(self.side, name)(*arguments)
 
 
-class Fixed:
+class FixedTime:
     """A side whose steps take a known time."""
 
     def __init__(self, milliseconds):
@@ -58,8 +58,8 @@ def test_the_plain_loops_loss_is_ours(method):
 def test_a_row_the_scaling_the_figure_and_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(speed.time, "sleep", lambda seconds: None)
     plain, ours = Plain(setting.Setup(PAIR, "cpu", 2)), Ours(setting.Setup(PAIR, "cpu", 2))
-    several = [Fixed(10.0), Fixed(20.0)]
-    row = speed.measure(Here(plain), Here(ours), several, PAIR, "kdpp", segments=1)
+    several = [FixedTime(10.0), FixedTime(20.0)]
+    row = speed.measure(SameProcess(plain), SameProcess(ours), several, PAIR, "kdpp", segments=1)
     assert {"pair", "method", "plain_ms", "ours_ms", "ratio", "limit_ms", "plain_mb", "ours_mb", "images"} <= set(row)
     assert row["ratio"] == pytest.approx(row["plain_ms"] / row["ours_ms"])
     assert row["at_once"] == 2
@@ -71,11 +71,11 @@ def test_a_row_the_scaling_the_figure_and_the_page(tmp_path, monkeypatch):
     )
     assert all(np.isfinite(value) for value in plain.loop.read.values())
 
-    found = speed.about("cpu", 1) | {"steps": 2, "segments": 1, "rows": [row]}
-    found["scaling"] = sweeps.scaling(PAIR, "cpu", 2)
-    counts = [(runs["runs"], runs["teacher_forwards"], runs["of_the_last_run"]) for runs in found["scaling"]["runs"]]
+    results = speed.conditions("cpu", 1) | {"steps": 2, "segments": 1, "rows": [row]}
+    results["scaling"] = sweeps.scaling(PAIR, "cpu", 2)
+    counts = [(runs["runs"], runs["teacher_forwards"], runs["of_the_last_run"]) for runs in results["scaling"]["runs"]]
     assert counts == [(1, 32, 32), (4, 32, 0), (16, 32, 0)]
-    json.dumps(found)
-    plot.save(found, tmp_path / "bench" / "cpu")
+    json.dumps(results)
+    plot.save(results, tmp_path / "bench" / "cpu")
     assert 'src="bench/cpu.png"' in pages._speed(tmp_path)
     assert pages._speed(tmp_path / "none") == ""
