@@ -1,8 +1,8 @@
 """Is decoding as fast as Pillow by itself on all cores?  python benchmarks/decoding.py [--pictures 2000] [--repeats 5]
 
 Pillow by itself: as many processes as cores, each decodes and resizes its share and drops the pixels. Ours: all that
-`kdlib.data.pictures.decoded` does, with its file, checksum and manifest. Both decode the same JPEGs, made here in the sizes
-of the official UTKFace and WIDER Attribute files, in turns; medians. Writes `bench/decoding.json` in the reports folder."""
+`kdlib.data.pictures.decoded` does, with its file, checksum and manifest. Both decode the same JPEGs in turns, made here in the
+sizes of the official UTKFace and WIDER Attribute files; medians. Writes `bench/decoding.json` in the reports folder."""
 
 import argparse
 import multiprocessing
@@ -18,13 +18,18 @@ from PIL import Image
 from kdlib import files, paths
 from kdlib.data import pictures
 
-KINDS = {"utkface": ((200, 200), 64), "wider": ((1024, 731), 226)}  # pixels of a file, and a side of what is made of it
-LIMIT = 0.9  # of Pillow's speed
+KINDS = {
+    "utkface": ((200, 200), 64),
+    "wider": ((1024, 731), 226),
+}  # pixels of a file, and pixels per side of the result
+LIMIT = 0.9  # our speed as a part of Pillow's
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=2000, help="of UTKFace's size; a tenth as many of WIDER's")
+    parser.add_argument(
+        "--pictures", type=int, default=2000, help="number of UTKFace's size; a tenth as many of WIDER's"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
     rows = []
@@ -34,13 +39,14 @@ def main():
             row = compare(kind, make(Path(folder), shape, count), size, Path(folder) / "data", chosen.repeats)
         print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
         rows.append(row)
-    about = {"device": f"cpu, {platform.machine()}, {cores()} cores", "python": platform.python_version()}
-    files.write_json(paths.reports_folder() / "bench" / "decoding.json", about | {"rows": rows})
+    machine = {"device": f"cpu, {platform.machine()}, {cores()} cores", "python": platform.python_version()}
+    files.write_json(paths.reports_folder() / "bench" / "decoding.json", machine | {"rows": rows})
 
 
 def compare(kind, files, size, data, repeats):
-    """A row of medians; `ratio` is our speed in parts of Pillow's, and `cpu_ratio` that by processors' seconds, which other
-    work on the machine disturbs less."""
+    """Return a row of medians; `ratio` is our speed as a part of Pillow's.
+
+    `cpu_ratio` is the same by CPU seconds, which other work on the machine disturbs less."""
     os.environ["KDLIB_DATA"], os.environ["KDLIB_HEADLESS"] = str(data), "1"
     plain, ours = [], []
     for _ in range(repeats + 1):
@@ -55,7 +61,7 @@ def compare(kind, files, size, data, repeats):
 
 
 def seconds(call, *arguments):
-    """(seconds, seconds of processors) that the call and its processes take."""
+    """Return (seconds, CPU seconds) that the call and its processes take."""
     began, before = time.perf_counter(), os.times()
     call(*arguments)
     return time.perf_counter() - began, sum(os.times()[:4]) - sum(before[:4])
@@ -77,7 +83,7 @@ def cores():
 
 
 def make(folder, shape, count):
-    """`count` JPEGs with something like a photograph's detail; every tenth is another picture."""
+    """Write `count` JPEGs with about the detail of photographs, ten different ones."""
     generator, different = np.random.default_rng(0), []
     for _ in range(10):
         coarse = generator.integers(0, 256, (shape[1] // 8, shape[0] // 8, 3)).astype(np.uint8)

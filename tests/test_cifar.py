@@ -17,6 +17,7 @@ from torchvision import datasets
 
 from kdlib import bias, data, evaluate, files, models, paths, runs
 from kdlib.data import cifar
+from kdlib.data.splits import mean_std
 from kdlib.runs import settings
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -265,8 +266,8 @@ def test_a_cache_that_changes_after_it_was_loaded_is_not_trusted(archives, folde
 def test_a_file_that_holds_a_part_of_the_data_is_used_with_a_word(archives, capsys):
     data.load("cifar10")
     words = capsys.readouterr().err
-    assert "a part of the data: 400 train pictures, officially 5000 a class" in words
-    assert "40 test pictures, officially 1000 a class" in words
+    assert "a part of the data: 400 train images, officially 5000 a class" in words
+    assert "40 test images, officially 1000 a class" in words
 
 
 def test_without_network_both_ways_of_getting_the_data_are_named(folder):
@@ -315,7 +316,7 @@ def test_each_data_set_says_what_it_is():
     texts = {name: " ".join(data.about(name).split()) for name in data.SOURCES}
     for name, text in texts.items():
         assert text.startswith(f"`{name.replace('folder', 'table')}`: ")
-        assert "Options" not in text
+        assert "Parameters" not in text
     assert "boy + girl" in texts["cifar100"]
     assert "automobile, cat, dog, horse and truck are coloured" in texts["cifar10s"]
     with pytest.raises(ValueError, match="cifar100"):
@@ -412,7 +413,7 @@ def test_the_real_pictures_are_the_official_ones(monkeypatch, capsys):
     }  # fmt: skip
     assert [dataset.classes.index(name) for name in ("boy", "girl", "man", "woman")] == [11, 35, 46, 98]
     images = np.concatenate([dataset.train.images, dataset.val.images])
-    mean, std = cifar._mean_std(images)
+    mean, std = mean_std(images)
     assert mean == pytest.approx((0.5071, 0.4865, 0.4409), abs=2e-4)
     assert std == pytest.approx((0.2673, 0.2564, 0.2762), abs=2e-4)
     assert capsys.readouterr().err == ""

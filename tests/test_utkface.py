@@ -237,7 +237,7 @@ def test_wrong_options_and_a_missing_folder_are_named(faces, tmp_path, monkeypat
         ({"bands": (40, 20)}, "rising"),
         ({"test_share": 1.0}, "between 0 and 1"),
         ({"leave_out": 2}, "leave_out"),
-        ({"label": "race"}, "0 pictures of class 'Black'"),
+        ({"label": "race"}, "0 images of class 'Black'"),
     ):
         with pytest.raises(ValueError, match=message):
             utkface.prepare(**options)

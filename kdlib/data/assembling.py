@@ -80,7 +80,7 @@ def _attribute(columns, options, called, source):
             numbers = np.select([shares > 0.5, shares < 0.5], [1, 0], -1)
             return tuple(f"{title} {sign} .5" for sign in "<>"), numbers.astype(np.int64), shares
     meanings = rows.parse_values(options["group_values"], "group_values")
-    if not any(group):
+    if not any(group or ()):
         return (), np.full(len(called), -1, dtype=np.int64), shares
     return *rows.encode(group, meanings, options["group_bands"], "group_bands"), shares
 

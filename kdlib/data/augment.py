@@ -1,9 +1,9 @@
 """Random crop and horizontal flip, in batches, on the device, with offsets drawn for each image.
 
-A *view* is one augmented form of an image: with padding p and flip there are (2p + 1)² · 2 of them (162 for CIFAR's
-p = 4), numbered so that a view's number says all about it. Which view an image shows depends only on (seed, epoch,
-image), and the order of an epoch only on (seed, epoch): every method sees the same batches. Where a debiaser draws the
-order, an image that comes twice in an epoch comes under a view of its own each time."""
+A *view* is one augmented form of an image: with padding p and flip there are (2p + 1)² · 2 of them (162 for CIFAR's p = 4),
+and a view's number determines its crop and flip. The view of an image depends only on (seed, epoch, image), and the order of
+an epoch only on (seed, epoch): every method sees the same batches. If a debiaser draws the order, an image that occurs twice
+in an epoch gets a view each time."""
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -13,29 +13,46 @@ import torch
 
 
 def number_of_views(padding, flip) -> int:
-    """How many different views there are: (2·padding + 1)², doubled by the flip."""
+    """Return the number of different views: (2·padding + 1)², doubled by the flip."""
     return (2 * padding + 1) ** 2 * (2 if flip else 1)
 
 
 def draw_views(count, views, *, seed, epoch) -> torch.Tensor:
-    """int64 (count,): the view that each image shows in this epoch, or each place of its order, uniform over range(views)."""
+    """Draw the view of each image (or of each place in the order) in an epoch.
+
+    Returns
+    -------
+    Tensor of int64, (count,)
+        Uniform over range(views).
+    """
     generator = np.random.default_rng([seed, epoch, 1])
     return torch.from_numpy(generator.integers(views, size=count))
 
 
 def draw_order(count, *, seed, epoch) -> torch.Tensor:
-    """int64 (count,): the order in which this epoch visits the images."""
+    """Draw the order, int64 (count,), in which an epoch visits the images."""
     return torch.from_numpy(np.random.default_rng([seed, epoch, 0]).permutation(count))
 
 
 class Images:
-    """The images of a split as uint8, handed out on `device` as normalised float batches.
+    """The images of a split as uint8, given out on `device` as normalised float batches.
 
-    images: uint8 (N, C, H, W), numpy; mean, std: per channel, of pixels in [0, 1]. Pixels beyond the border are zero
-    (black) before normalisation, as in torchvision's RandomCrop.
+    Pixels beyond the border are zero (black) before normalisation, as in torchvision's RandomCrop.
 
-    They are `resident` on the device, where batches are cut without worker processes. Images that would fill more than
-    half of a GPU's free memory stay in the host's, and a thread sends each batch ahead of its step."""
+    Parameters
+    ----------
+    images : ndarray of uint8, (N, C, H, W)
+    mean, std : sequence of float, (C,)
+        Of pixels in [0, 1].
+    padding : int
+        Pixels by which a crop can be shifted.
+    flip : bool
+        Whether half of the views are mirrored.
+    device : str or torch.device
+    resident : bool, optional
+        Whether the images stay on the device, where batches are cut without worker processes. By default they do unless they
+        would fill more than half of a GPU's free memory; then a thread sends each batch ahead of its step.
+    """
 
     def __init__(self, images, mean, std, *, padding=0, flip=False, device="cpu", resident=None):
         self.device = torch.device(device)
@@ -43,7 +60,7 @@ class Images:
         pixels = torch.from_numpy(np.ascontiguousarray(images))
         self.pixels = pixels.to(self.device) if self.resident else pixels
         self.padding, self.flip = padding, flip
-        mean, std = (torch.tensor(figures, device=self.device).view(1, -1, 1, 1) for figures in (mean, std))
+        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (mean, std))
         self.scale, self.shift = 1 / (255 * std), -mean / std
 
     def __len__(self):
@@ -51,31 +68,44 @@ class Images:
 
     @property
     def at_a_time(self) -> int:
-        """How many images go through a network at a time where no gradient is needed: on a CPU 64 of up to 32 × 32 pixels,
-        fewer of larger ones, but never under 16, which a CPU multiplies with other kernels; on a GPU eight times as many."""
+        """Number of images that go through a network at a time when no gradient is needed.
+
+        On a CPU 64 of up to 32 × 32 pixels and fewer larger ones, but at least 16: below that a CPU uses other kernels. On a
+        GPU eight times as many."""
         pixels = self.pixels.shape[2] * self.pixels.shape[3]
         return (1 if self.device.type == "cpu" else 8) * min(64, max(16, (1 << 16) // pixels))
 
     def batches(self, pieces, view):
-        """Yield (index, inputs) for each of `pieces`, lists of images as int64 (B,) on the host: the index on the device, and
-        float32 (B, C, H, W). `view` (M,), on the host too, has the view of each image of the pieces, one piece after another.
-        The device is never waited for."""
+        """Yield the batches of an epoch without ever waiting for the device.
+
+        Parameters
+        ----------
+        pieces : list of Tensor of int64, (B,)
+            Image numbers of each batch, on the host.
+        view : Tensor of int64, (M,)
+            The view of each image of all batches in order, on the host.
+
+        Yields
+        ------
+        index : Tensor of int64, (B,)
+        inputs : Tensor of float32, (B, C, H, W)
+            Both on the device.
+        """
         sizes = [len(piece) for piece in pieces]
-        on_device, views = (part.to(self.device).split(sizes) for part in (torch.cat(pieces), view))
-        sent = (
-            (self.pixels[index] for index in on_device)
-            if self.resident
-            else _send_ahead(self.pixels, pieces, self.device)
-        )
-        for index, pixels, shown in zip(on_device, sent, views, strict=True):
-            yield index, self._augment(pixels, shown)
+        indices, views = (numbers.to(self.device).split(sizes) for numbers in (torch.cat(pieces), view))
+        if self.resident:
+            batches = (self.pixels[index] for index in indices)
+        else:
+            batches = _send_ahead(self.pixels, pieces, self.device)
+        for index, pixels, batch_views in zip(indices, batches, views, strict=True):
+            yield index, self._augment(pixels, batch_views)
 
     def views(self, index, view) -> torch.Tensor:
-        """float32 (B, C, H, W): the images `index` (B,), each under its own `view` (B,) in range(number_of_views)."""
+        """Return the images `index` (B,), each in its `view` (B,), as float32 (B, C, H, W)."""
         return self._augment(self.pixels[index.to(self.pixels.device)].to(self.device), view.to(self.device))
 
     def plain(self, start, stop) -> torch.Tensor:
-        """float32 (stop − start, C, H, W): images as they are, without augmentation."""
+        """Return images without augmentation, float32 (stop − start, C, H, W)."""
         return self._normalise(self.pixels[start:stop].to(self.device))
 
     def _augment(self, pixels, view):
@@ -101,8 +131,9 @@ def _fit(size, device):
 
 
 def _send_ahead(pixels, pieces, device, ahead=2):
-    """Yield pixels[piece] on the device for each piece. A thread gathers them, on CUDA into pinned memory from which they are
-    copied on a stream of their own, `ahead` batches before they are asked for."""
+    """Yield pixels[piece] on the device for each piece, gathered by a thread `ahead` batches early.
+
+    On CUDA the thread gathers them into pinned memory, and they are copied on a stream of their own."""
     copying, waiting = torch.cuda.Stream(device) if device.type == "cuda" else None, deque()
 
     def send(piece):

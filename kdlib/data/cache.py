@@ -1,7 +1,7 @@
 """The cache of prepared data sets: `<name>.npz` with a manifest `<name>.json` beside it (options, counts, SHA-256).
 
-A cache that does not match its manifest is rebuilt, never half-read. Images that are memory-mapped stay in the file that
-`pictures.py` wrote."""
+A cache that does not match its manifest is rebuilt, never half-read. Memory-mapped images stay in the file that `pictures.py`
+wrote."""
 
 import functools
 import hashlib
@@ -19,18 +19,19 @@ FORMAT = 1  # raise when the cache's form, or what a source prepares, changes
 
 
 def digest(content) -> str:
+    """Return the hexadecimal SHA-256 of bytes."""
     return hashlib.sha256(content).hexdigest()
 
 
 def _settings(dataset):
-    """What a Dataset holds beside its splits and fingerprint; `merged` and `left_out` only where they are not empty."""
+    """What a Dataset holds beside its splits and fingerprint; `merged` and `left_out` only if they are not empty."""
     unused = {name for name in ("merged", "left_out") if not getattr(dataset, name)}
     skipped = {*dataset.splits, "fingerprint"} | unused
     return {f.name: getattr(dataset, f.name) for f in fields(Dataset) if f.name not in skipped}
 
 
 def _arrays(dataset):
-    """{"train_images": …}: all arrays that are there."""
+    """{"train_images": …}: all arrays of the splits."""
     return {
         f"{name}_{field.name}": getattr(split, field.name)
         for name, split in dataset.splits.items()
@@ -40,6 +41,7 @@ def _arrays(dataset):
 
 
 def fingerprint(dataset) -> str:
+    """Return the SHA-256 of everything in a data set."""
     digest = hashlib.sha256(json.dumps(files.plain(_settings(dataset)), sort_keys=True).encode())
     for name, array in sorted(_arrays(dataset).items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -48,6 +50,7 @@ def fingerprint(dataset) -> str:
 
 
 def write(dataset, options, file, manifest_file):
+    """Write a data set and its manifest."""
     arrays, mapped = _arrays(dataset), None
     if isinstance(dataset.train.images, np.memmap):
         mapped = os.path.basename(str(dataset.train.images.filename))
@@ -62,7 +65,7 @@ def write(dataset, options, file, manifest_file):
 
 
 def stamp(file):
-    """What changes when a file does; None where there is none."""
+    """Return what changes when a file does; None if there is none."""
     try:
         status = file.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
@@ -71,7 +74,7 @@ def stamp(file):
 
 
 def noted_stamp(manifest_file) -> dict:
-    """{"stamp": that of the cached set}, or {} where none is noted."""
+    """Return {"stamp": that of the cached data set}, or {} if the manifest has none."""
     try:
         options = json.loads(manifest_file.read_text())["options"]
         return {"stamp": options["stamp"]} if "stamp" in options else {}
@@ -81,13 +84,15 @@ def noted_stamp(manifest_file) -> dict:
 
 @functools.lru_cache(maxsize=2)
 def cached(file, manifest_file, options, *stamps) -> Dataset | str:
-    """The cached data set, or why it cannot be trusted; kept in memory, since every run's key asks for it."""
+    """Return the cached data set, or why it cannot be trusted.
+
+    It is kept in memory, because every run's key needs it."""
     problem = _check(file, manifest_file, json.loads(options))
     return problem or _read(file, json.loads(manifest_file.read_text()))
 
 
 def _check(file, manifest_file, options) -> str | None:
-    """None when the cache can be trusted, else what is wrong with it."""
+    """What is wrong with the cache, or None if it can be trusted."""
     try:
         manifest = json.loads(manifest_file.read_text())
         if (manifest["format"], manifest["options"]) != (FORMAT, options):

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100, as they are and with a planted colour.
 
-The pictures come from `cifar10.npz` or `cifar100.npz` in the data folder: train_images (N, 32, 32, 3) uint8, train_labels
-(N,), the same for test, and classes, the names in the order of their numbers. Where there is no such file, torchvision
-downloads the official archive into that folder and verifies its checksums."""
+The images come from `cifar10.npz` or `cifar100.npz` in the data folder: train_images (N, 32, 32, 3) uint8, train_labels (N,),
+the same for test, and classes, the names in the order of their numbers. Without such a file, torchvision downloads the official
+archive into that folder and verifies its checksums."""
 
 import sys
 from typing import NamedTuple
@@ -10,17 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from kdlib import files, paths
-from kdlib.data.splits import Dataset, Split, check_skew, plant, stratified_cut
+from kdlib.data.splits import Dataset, Split, check_skew, mean_std, plant, stratified_cut
 
 SETS = {"cifar10": "cifar10", "cifar100": "cifar100", "cifar10s": "cifar10s", "cifar100s": "cifar100s"}
-# pictures per class of the official splits, mean and std of the published protocols
+# images per class of the official splits, mean and std of the published protocols
 OFFICIAL = {
     "cifar10": ((5000, 1000), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((500, 100), (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
 GENDER = {"girl": 0, "woman": 0, "boy": 1, "man": 1}
 MERGED = {"girl": "boy", "woman": "man"}
-# the official 20 coarse classes of CIFAR-100, of five fine ones each
+# the 20 official coarse classes of CIFAR-100, of five fine ones each
 COARSE = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
     "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
@@ -46,63 +46,113 @@ COARSE = {
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
-class Pictures(NamedTuple):
+class Originals(NamedTuple):
     images: np.ndarray  # (N, 32, 32, 3) uint8
     labels: np.ndarray  # (N,) int64
-    source: np.ndarray  # (N,) int64, test pictures numbered after those of training
+    source: np.ndarray  # (N,) int64, test images numbered after those of training
 
 
 def cifar10(*, val_share=0.1, seed=0) -> Dataset:
     """`cifar10`: 60,000 photographs of 32×32 pixels in ten classes (Krizhevsky 2009), the official test split whole.
 
-    Nothing in it says who or what is protected: the group is unknown everywhere, so bias figures are undefined (NaN) and
-    debiasers have nothing to work on. It is here to compare accuracy; `cifar10s` has an attribute.
+    It has no protected attribute: the group is unknown everywhere, so bias is undefined (NaN) and debiasers have nothing to
+    work on. It serves to compare accuracy; `cifar10s` has an attribute.
 
-    Options: `val_share`, part of each class of the training pictures that becomes `val`; `seed`, of that cut. Raises
-    ValueError for values outside their range and for a file that is not as it should be, OSError where there is none."""
+    Parameters
+    ----------
+    val_share : float
+        Part of each class of the training images that becomes val.
+    seed : int
+        Of that cut.
+
+    Raises
+    ------
+    ValueError
+        For options outside their ranges and a file that is not as it should be.
+    OSError
+        If there are no data.
+    """
     return _natural("cifar10", val_share, seed)
 
 
 def cifar100(*, val_share=0.1, seed=0) -> Dataset:
     """`cifar100`: 60,000 photographs of 32×32 pixels in 100 classes (Krizhevsky 2009), the official test split whole.
 
-    It has an attribute of its own, gender: its classes boy and man are male, girl and woman female, and the group is
-    unknown elsewhere. As each of these classes has one gender only, bias is measured after merging: is a child (boy +
-    girl) recognised as a child, and an adult (man + woman) as an adult, equally often whatever the gender? Accuracy is
-    measured on the 100 classes. With 100 test pictures in each of these four classes only large biases show.
+    It has an attribute of its own, gender: its classes boy and man are male, girl and woman female, and the group is unknown
+    elsewhere. Each of these classes has one gender only, so bias is measured after merging: is a child (boy + girl)
+    recognised as a child, and an adult (man + woman) as an adult, equally often for both genders? Accuracy is measured on
+    the 100 classes. With 100 test images in each of these four classes, only large biases show.
 
-    Options: `val_share`, part of each class of the training pictures that becomes `val`; `seed`, of that cut. Raises
-    ValueError for values outside their range and for a file that is not as it should be, OSError where there is none."""
+    Parameters
+    ----------
+    val_share : float
+        Part of each class of the training images that becomes val.
+    seed : int
+        Of that cut.
+
+    Raises
+    ------
+    ValueError
+        For options outside their ranges and a file that is not as it should be.
+    OSError
+        If there are no data.
+    """
     return _natural("cifar100", val_share, seed)
 
 
 def cifar10s(*, skew=0.95, val_share=0.1, seed=0) -> Dataset:
     """`cifar10s`: CIFAR-10 with a planted protected attribute, as CIFAR-10S (Wang et al., CVPR 2020).
 
-    Domain 0 shows a photograph in grey (luminance), domain 1 as it is. In training, `skew` of the pictures of automobile,
-    cat, dog, horse and truck are coloured and `skew` of those of airplane, bird, deer, frog and ship are grey, as in the
-    published code: whether there is colour predicts the half of the classes. The test split shows every test picture in
-    both domains. Pixels are normalised by the mean and standard deviation of the training split so planted.
+    Domain 0 shows a photograph in grey (luminance), domain 1 in colour. In training, `skew` of the images of automobile, cat,
+    dog, horse and truck are coloured and `skew` of those of airplane, bird, deer, frog and ship are grey, as in the published
+    code: colour predicts which half of the classes an image is in. The test split shows every test image in both domains.
+    Pixels are normalised by the mean and standard deviation of this training split.
 
-    Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `val_share`, part of
-    each class and domain of the training pictures that becomes `val`; `seed`, of the domains and that cut. Raises
-    ValueError for values outside their range and for a file that is not as it should be, OSError where there is none."""
+    Parameters
+    ----------
+    skew : float
+        Share of a class's training images in its own domain, .5 (no bias) to 1.
+    val_share : float
+        Part of each class and domain of the training images that becomes val.
+    seed : int
+        Of the domains and of that cut.
+
+    Raises
+    ------
+    ValueError
+        For options outside their ranges and a file that is not as it should be.
+    OSError
+        If there are no data.
+    """
     return _planted("cifar10s", np.tile([0, 1], 5), skew, val_share, seed)
 
 
 def cifar100s(*, skew=0.95, val_share=0.1, seed=0, labels="fine") -> Dataset:
     """`cifar100s`: CIFAR-100 with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
 
-    Domain 0 shows a photograph in grey (luminance), domain 1 as it is. In training, `skew` of the pictures of classes 0–49
-    (apple to maple_tree) are coloured and `skew` of those of classes 50–99 (motorcycle to worm) are grey: whether there is
-    colour predicts the half of the classes. Of the 20 coarse classes the first ten by name are coloured. The test split
-    shows every test picture in both domains. Pixels are normalised by the mean and standard deviation of the training
-    split so planted.
+    Domain 0 shows a photograph in grey (luminance), domain 1 in colour. In training, `skew` of the images of classes 0–49
+    (apple to maple_tree) are coloured and `skew` of those of classes 50–99 (motorcycle to worm) are grey: colour predicts
+    which half of the classes an image is in. Of the 20 coarse classes the first ten by name are coloured. The test split
+    shows every test image in both domains. Pixels are normalised by the mean and standard deviation of this training split.
 
-    Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `val_share`, part of
-    each class and domain of the training pictures that becomes `val`; `seed`, of the domains and that cut; `labels`, the 100
-    fine or the 20 coarse ones. Raises ValueError for values outside their range and for a file that is not as it should be,
-    OSError where there is none."""
+    Parameters
+    ----------
+    skew : float
+        Share of a class's training images in its own domain, .5 (no bias) to 1.
+    val_share : float
+        Part of each class and domain of the training images that becomes val.
+    seed : int
+        Of the domains and of that cut.
+    labels : str
+        The 100 "fine" or the 20 "coarse" ones.
+
+    Raises
+    ------
+    ValueError
+        For options outside their ranges and a file that is not as it should be.
+    OSError
+        If there are no data.
+    """
     if labels not in ("fine", "coarse"):
         raise ValueError(f"labels are fine (100 classes) or coarse (20), got {labels!r}")
     coarse = labels == "coarse"
@@ -111,7 +161,7 @@ def cifar100s(*, skew=0.95, val_share=0.1, seed=0, labels="fine") -> Dataset:
 
 def _natural(name, val_share, seed):
     _check_share(val_share)
-    classes, train, test = _pictures(name)
+    classes, train, test = _originals(name)
     groups, merged, gender = (), (), np.full(len(classes), -1)
     if name == "cifar100":
         groups, gender = ("female", "male"), np.array([GENDER.get(label, -1) for label in classes])
@@ -122,31 +172,31 @@ def _natural(name, val_share, seed):
     return Dataset(name, classes, groups, **splits, mean=mean, std=std, merged=merged)
 
 
-def _planted(name, own, skew, val_share, seed, *, coarse=False):
-    """`own`: the domain of each class; `coarse`: whether the classes are CIFAR-100's 20."""
+def _planted(name, domain_of_class, skew, val_share, seed, *, coarse=False):
+    """`domain_of_class` (C,): the domain of most of a class's images; `coarse`: whether the classes are CIFAR-100's 20."""
     check_skew(skew)
     _check_share(val_share)
-    classes, train, test = _pictures(name.removesuffix("s"))
+    classes, train, test = _originals(name.removesuffix("s"))
     if coarse:
-        of = {fine: number for number, kind in enumerate(COARSE.values()) for fine in kind}
-        if unknown := sorted(set(classes) - set(of)):
+        coarse_number = {fine: number for number, kind in enumerate(COARSE.values()) for fine in kind}
+        if unknown := sorted(set(classes) - set(coarse_number)):
             raise ValueError(
                 f"no coarse class is known for {', '.join(unknown[:5])}: coarse labels need the official names"
             )
-        number = np.array([of[fine] for fine in classes])
-        train, test = (part._replace(labels=number[part.labels]) for part in (train, test))
+        merged = np.array([coarse_number[fine] for fine in classes])
+        train, test = (part._replace(labels=merged[part.labels]) for part in (train, test))
         classes = tuple(COARSE)
-    group = plant(train.labels, own[train.labels], skew, np.random.default_rng(seed))
+    group = plant(train.labels, domain_of_class[train.labels], skew, np.random.default_rng(seed))
     train.images[group == 0] = grey(train.images[group == 0])
     domain = np.repeat([0, 1], len(test.labels))
-    both = Pictures(np.concatenate([grey(test.images), test.images]), np.tile(test.labels, 2), np.tile(test.source, 2))
+    both = Originals(np.concatenate([grey(test.images), test.images]), np.tile(test.labels, 2), np.tile(test.source, 2))
     splits = _splits(train, group, both, domain, val_share, seed + 1)
-    mean, std = _mean_std(splits["train"].images)
+    mean, std = mean_std(splits["train"].images)
     return Dataset(name, classes, ("grey", "colour"), **splits, mean=mean, std=std)
 
 
 def grey(images) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> the same in grey: ITU-R 601-2 luminance in three equal channels, as Pillow's mode L."""
+    """Return uint8 (N, H, W, 3) images in grey: ITU-R 601-2 luminance in three equal channels, as Pillow's mode L."""
     weights = np.array([19595, 38470, 7471], np.uint32)  # .299, .587, .114 in 1/65536
     luminance = np.full(images.shape[:3], 1 << 15, np.uint32)
     for channel, weight in enumerate(weights):
@@ -159,39 +209,32 @@ def _splits(train, group, test, test_group, val_share, seed):
     chosen = {"train": (train, group, rest), "val": (train, group, cut), "test": (test, test_group, slice(None))}
     return {
         name: Split(
-            np.ascontiguousarray(pictures.images[index].transpose(0, 3, 1, 2)),
-            pictures.labels[index],
+            np.ascontiguousarray(originals.images[index].transpose(0, 3, 1, 2)),
+            originals.labels[index],
             groups[index].astype(np.int64),
-            source=pictures.source[index],
+            source=originals.source[index],
         )
-        for name, (pictures, groups, index) in chosen.items()
+        for name, (originals, groups, index) in chosen.items()
     }
-
-
-def _mean_std(images):
-    """Per channel of (N, 3, H, W) uint8, of pixels in [0, 1], to four digits; without a float copy of the images."""
-    mean = images.mean((0, 2, 3), dtype=np.float64)
-    square = np.square(images, dtype=np.uint16).mean((0, 2, 3), dtype=np.float64)
-    return tuple((mean / 255).round(4).tolist()), tuple((np.sqrt(square - mean**2) / 255).round(4).tolist())
 
 
 def _check_share(val_share):
     if not 0 < val_share < 1:
-        raise ValueError(f"val_share is the part of the training pictures for val, between 0 and 1; got {val_share}")
+        raise ValueError(f"val_share is the part of the training images for val, between 0 and 1; got {val_share}")
 
 
-def _pictures(name):
-    """Class names, training and test Pictures of cifar10 or cifar100."""
+def _originals(name):
+    """(class names, training and test Originals) of cifar10 or cifar100."""
     file = paths.data_folder() / f"{name}.npz"
     arrays = _from_file(name, file) if file.exists() else _from_torchvision(name)
     parts, start = [], 0
     for split, official in zip(("train", "test"), OFFICIAL[name][0], strict=True):
         labels = arrays[f"{split}_labels"].astype(np.int64)
-        parts.append(Pictures(arrays[f"{split}_images"], labels, start + np.arange(len(labels))))
+        parts.append(Originals(arrays[f"{split}_images"], labels, start + np.arange(len(labels))))
         start += len(labels)
         if set(np.bincount(labels)) != {official}:
             print(
-                f"kdlib: {file} is a part of the data: {len(labels)} {split} pictures, officially {official} a class. "
+                f"kdlib: {file} is a part of the data: {len(labels)} {split} images, officially {official} a class. "
                 "Once it is complete, remove what was prepared from it.",
                 file=sys.stderr,
             )

@@ -14,14 +14,27 @@ VAL_SHARE = 1 / 6  # of what is not test
 def prepare(*, skew=0.95, size=16, seed=0, fold=0) -> Dataset:
     """`digits_s`: real handwritten digits with a planted protected attribute, after CIFAR-10S (Wang et al., CVPR 2020).
 
-    The pictures are scikit-learn's 1,797 scanned digits (8×8, 17 grey levels). The attribute is ours: domain 0 shows a
-    digit in grey, domain 1 in a colour whose hue is drawn at random for each picture, so a hue tells nothing of the class.
-    In training, `skew` of the pictures of classes 0–4 are coloured and `skew` of those of classes 5–9 are grey: whether there
-    is colour predicts the half of the classes. The test split shows every test picture in both domains.
+    The images are scikit-learn's 1,797 scanned digits (8×8, 17 grey levels). Domain 0 shows a digit in grey, domain 1 in a
+    colour whose hue is drawn at random for each image, so that a hue says nothing about the class. In training, `skew` of the
+    images of classes 0–4 are coloured and `skew` of those of classes 5–9 are grey: colour predicts which half of the classes
+    a digit is in. The test split shows every test image in both domains.
 
-    Options: `skew`, share of the training pictures of a class in its own domain, .5 (no bias) to 1; `size`, pixels a
-    side; `seed`, of the splits, the domains and the hues; `fold`, which of three thirds is the test split, 0 to 2. Raises
-    ValueError for values outside these ranges."""
+    Parameters
+    ----------
+    skew : float
+        Share of a class's training images in its own domain, .5 (no bias) to 1.
+    size : int
+        Pixels per side.
+    seed : int
+        Of the splits, the domains and the hues.
+    fold : int
+        Which of three thirds is the test split, 0 to 2.
+
+    Raises
+    ------
+    ValueError
+        For options outside these ranges.
+    """
     check_skew(skew)
     if size < 8:
         raise ValueError(f"size is the width in pixels, at least the original 8; got {size}")
@@ -31,15 +44,15 @@ def prepare(*, skew=0.95, size=16, seed=0, fold=0) -> Dataset:
 
     digits = load_digits()
     labels = digits.target.astype(np.int64)
-    grey = np.stack([_enlarge(picture, size) for picture in digits.images])
+    grey = np.stack([_enlarge(scan, size) for scan in digits.images])
     generator = np.random.default_rng(seed)
     tints = np.array([colorsys.hsv_to_rgb(hue, 1, 1) for hue in generator.random(len(labels))])
 
     test = _thirds(labels, seed)[fold]
     pool = np.setdiff1d(np.arange(len(labels)), test)
-    own = (labels < 5).astype(np.int64)  # the domain of a class: colour for 0–4, grey for 5–9
-    group = own.copy()
-    group[pool] = plant(labels[pool], own[pool], skew, generator)
+    usual = (labels < 5).astype(np.int64)  # the domain of most of a class: colour for 0–4, grey for 5–9
+    group = usual.copy()
+    group[pool] = plant(labels[pool], usual[pool], skew, generator)
     train, val = (pool[part] for part in stratified_cut(labels[pool], group[pool], VAL_SHARE, seed + 1))
 
     def split(index, domain):
@@ -62,16 +75,16 @@ def prepare(*, skew=0.95, size=16, seed=0, fold=0) -> Dataset:
 
 
 def _thirds(labels, seed):
-    """Indices of three disjoint thirds, each with as many of each class."""
-    one = np.zeros_like(labels)
-    rest, first = stratified_cut(labels, one, TEST_SHARE, seed)
-    second, third = stratified_cut(labels[rest], one[rest], 0.5, seed)
+    """Indices of three disjoint thirds, each with the same share of each class."""
+    group = np.zeros_like(labels)
+    rest, first = stratified_cut(labels, group, TEST_SHARE, seed)
+    second, third = stratified_cut(labels[rest], group[rest], 0.5, seed)
     return first, rest[second], rest[third]
 
 
-def _enlarge(picture, size):
+def _enlarge(scan, size):
     """(8, 8) grey levels 0–16 -> (size, size) uint8."""
-    image = Image.fromarray((picture * 255 / 16).round().astype(np.uint8))
+    image = Image.fromarray((scan * 255 / 16).round().astype(np.uint8))
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

@@ -119,7 +119,7 @@ def images(place, leave_out, *, by_class, beside=()):
         )
         raise ValueError(f"{place} has no images: {form}")
     labels = [part[-1] for part in parts] if by_class else None
-    if by_class:
+    if labels is not None:
         classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
         if empty := sorted(classes - set(labels)):
             raise ValueError(f"{place} has no picture of class {empty[0]!r}: put some there, or remove the folder")

@@ -191,9 +191,9 @@ def one(source, size) -> np.ndarray:
 
 def _look(sources):
     """({image: what tells it from another version}, {image: why it cannot be read})."""
-    stamps, reasons = {}, {}
+    stamps: dict[str, object] = dict.fromkeys(sources)
+    reasons = {}
     for name, source in sources.items():
-        stamps[name] = None
         try:
             if isinstance(source, bytes):
                 stamps[name] = hashlib.sha256(source).hexdigest()

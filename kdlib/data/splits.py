@@ -7,9 +7,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """N samples. `images` uint8 (N, C, H, W); `labels` int64 (N,); `group` int64 (N,), −1 where unknown;
-    `group_share` float32 (N,) in [0, 1], NaN where unknown, or None where the attribute is not fractional;
-    `source` int64 (N,): which original picture a sample shows, so that splits can be checked to be disjoint."""
+    """N samples.
+
+    Attributes
+    ----------
+    images : uint8, (N, C, H, W)
+    labels : int64, (N,)
+    group : int64, (N,)
+        −1 where unknown; in sets of people 1 is male and 0 female.
+    group_share : float32, (N,), or None
+        In [0, 1], NaN where unknown; None unless the attribute is fractional.
+    source : int64, (N,)
+        Which original image or person a sample shows.
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -25,8 +35,8 @@ class Split:
 class Dataset:
     """A classification problem with a protected attribute. Class and group numbers index `classes` and `groups`.
 
-    `val` is cut from the training data; the test split stays whole, and nothing is ever selected on it.
-    `padding` and `flip` say which augmentation suits these pictures (a mirrored digit is no digit)."""
+    `val` is cut from the training data; the test split stays whole, and nothing is ever selected on it. `padding` and `flip`
+    are the augmentation that suits these images (a mirrored digit is not a digit)."""
 
     name: str
     classes: tuple
@@ -38,10 +48,10 @@ class Dataset:
     std: tuple = (0.25, 0.25, 0.25)
     padding: int = 4
     flip: bool = True
-    # class number -> class number for the bias analysis, where the attribute is part of a class; empty: the classes themselves
+    # class number -> class number for the bias analysis, if the attribute is part of a class; empty: the classes themselves
     merged: tuple = ()
-    left_out: tuple = ()  # pictures that could not be used, each as "name: why"
-    fingerprint: str = ""  # SHA-256 of everything above: what a run's key depends on
+    left_out: tuple = ()  # images that could not be used, each as "name: why"
+    fingerprint: str = ""  # SHA-256 of everything above; a run's key depends on it
 
     @property
     def splits(self):
@@ -49,12 +59,12 @@ class Dataset:
 
 
 def bias_labels(dataset, labels) -> np.ndarray:
-    """Class numbers, labelled or predicted, as the bias analysis counts them: those of `bias_classes`."""
+    """Return class numbers (N,), labelled or predicted, as the bias analysis counts them: those of `bias_classes`."""
     return np.array(dataset.merged)[labels] if dataset.merged else labels
 
 
 def bias_classes(dataset) -> tuple:
-    """Names of the classes that bias is measured on: the data set's own, or merged ones, as "boy + girl"."""
+    """Return the names of the classes that bias is measured on: the data set's own, or merged ones such as "boy + girl"."""
     names = {}
     for name, number in zip(dataset.classes, dataset.merged or range(len(dataset.classes)), strict=True):
         names.setdefault(number, []).append(name)
@@ -62,8 +72,7 @@ def bias_classes(dataset) -> tuple:
 
 
 def class_by_group(split, dataset, *, merged=False) -> np.ndarray:
-    """Number of samples per class (rows; with `merged`, those of `bias_classes`) and group (columns), unknown groups left
-    out."""
+    """Return the number of samples per class (rows; with `merged`, those of `bias_classes`) and known group (columns)."""
     classes, labels = dataset.classes, split.labels
     if merged:
         classes, labels = bias_classes(dataset), bias_labels(dataset, labels)
@@ -74,9 +83,25 @@ def class_by_group(split, dataset, *, merged=False) -> np.ndarray:
 
 
 def stratified_cut(labels, group, share, seed):
-    """Indices (rest, cut): `cut` holds about `share` of each class × group cell, at least one of a cell that has two.
+    """Cut about a share of each class × group cell, at least one sample of a cell that has two.
 
-    The same (labels, group, share, seed) give the same cut. Raises ValueError for a share outside (0, 1)."""
+    Parameters
+    ----------
+    labels, group : ndarray of int64, (N,)
+    share : float
+        Part to cut, in (0, 1).
+    seed : int
+
+    Returns
+    -------
+    rest, cut : ndarray of int64
+        Indices.
+
+    Raises
+    ------
+    ValueError
+        For a share outside (0, 1).
+    """
     if not 0 < share < 1:
         raise ValueError(f"share is the part to cut, between 0 and 1; got {share}")
     generator = np.random.default_rng(seed)
@@ -89,8 +114,9 @@ def stratified_cut(labels, group, share, seed):
 
 
 def cut_together(labels, group, together, share, seed):
-    """As `stratified_cut`, but samples with the same `together` (N,) stay on one side: `share` is one of those numbers or
-    names (of persons, say), each of which counts in the cell of its first sample."""
+    """Cut as `stratified_cut` does, but keep samples with the same `together` (N,), such as a person, on one side.
+
+    The share is one of persons, each of whom counts in the cell of their first sample."""
     _, first, which = np.unique(together, return_index=True, return_inverse=True)
     _, cut = stratified_cut(labels[first], group[first], share, seed)
     chosen = np.isin(which, cut)
@@ -103,13 +129,13 @@ def check_skew(skew):
         raise ValueError(f"skew is the share of a class in its own domain, from 0.5 (balanced) to 1; got {skew}")
 
 
-def plant(labels, own, skew, generator) -> np.ndarray:
-    """The domain of each sample, int64 (N,): `own` (N,) 0 or 1 for `skew` of each class, the other one for the rest."""
-    group = own.copy()
+def plant(labels, usual, skew, generator) -> np.ndarray:
+    """Return the domain of each sample, int64 (N,): `usual` (N,), 0 or 1, for `skew` of each class, the other for the rest."""
+    group = usual.copy()
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         others = members[: round((1 - skew) * len(members))]
-        group[others] = 1 - own[others]
+        group[others] = 1 - usual[others]
     return group
 
 

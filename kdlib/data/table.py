@@ -100,9 +100,10 @@ def prepare(
 
 def defaults(**changes) -> dict:
     """Return the options of `prepare`, some of them changed: for data sets that are read by `from_rows`."""
-    if unknown := set(changes) - set(prepare.__kwdefaults__):
-        raise unknown_name(unknown.pop(), prepare.__kwdefaults__, "option of data set table:")
-    return prepare.__kwdefaults__ | changes
+    known = prepare.__kwdefaults__ or {}
+    if unknown := set(changes) - set(known):
+        raise unknown_name(unknown.pop(), known, "option of data set table:")
+    return known | changes
 
 
 def from_rows(place, frame, options, source=None, name="folder") -> Dataset:

@@ -1,8 +1,8 @@
 """UTKFace: faces with age, gender and race in their file names.
 
-The pictures are read from `utkface/` (or `UTKFace/`, as the official archive calls it) in the data folder, with the official
-names `[age]_[gender]_[race]_[date].jpg.chip.jpg`, in folders within it too; or from `utkface.npz` or `utkface64.npz`
-there, which holds the same files: name (N,), jpeg, their bytes one after the other, and offset (N + 1,)."""
+The images are read from `utkface/` (or `UTKFace/`, its name in the official archive) in the data folder, with the official
+names `[age]_[gender]_[race]_[date].jpg.chip.jpg`, in any folders; or from `utkface.npz` or `utkface64.npz` there, which holds
+the same files: name (N,), jpeg, their bytes one after the other, and offset (N + 1,)."""
 
 import hashlib
 import re
@@ -38,19 +38,37 @@ def prepare(
 ) -> Dataset:
     """`utkface`: 23,705 faces of 1 to 116 years, aligned and cropped (Zhang, Song and Qi, CVPR 2017); research use only.
 
-    The class is the age band, 0–9, 10–19, 20–39, 40–59 or 60 and over, and the attribute is gender as annotated (0 female,
-    1 male); other pairs of age, gender and race can be asked for. There is no official split: test is cut first,
-    stratified by class and group, then val. Some hundred pictures occur several times, often with other annotations; all
-    copies of a picture are in one split. Files whose name lacks a part, and the second of two that are
-    the same by name too, are counted, listed and left out.
+    The class is the age band, 0–9, 10–19, 20–39, 40–59 or 60 and over, and the group is gender as annotated (0 female,
+    1 male); any two of age, gender and race can be chosen. There is no official split: test is cut first, stratified by class
+    and group, then val. Some hundred images occur several times, often with different annotations; all copies of an image are
+    in one split. Files whose name lacks a part, and second copies under the same name, are counted, listed and left out.
 
-    Options: `label` and `group`, two different ones of age, gender, race; `bands`, the first year of each age band but the
-    first; `skew`, share of a class in its own group in training and val, .5 to 1, planted by leaving pictures out, never by
-    relabelling (None: as the data are): of K classes and G groups, class k's own is k·G // K, so that for age the bands
-    under 40 are skewed to female and the others to male; test stays whole, and is the same for every skew; `size`, pixels
-    a side; `test_share`, part of each class and group; `val_share`, part of the rest; `seed`, of the splits and of what the
-    skew leaves out; `leave_out`, largest share of pictures that may be unusable. Raises ValueError for values outside these
-    ranges, for two pictures of one name and for more unusable pictures, OSError where there are no pictures."""
+    Parameters
+    ----------
+    label, group : str
+        Two different ones of age, gender, race.
+    bands : tuple of int
+        First year of each age band but the first.
+    skew : float, optional
+        Share of a class in one group in training and val, .5 to 1, planted by leaving images out, never by relabelling. Of K
+        classes and G groups, class k is skewed to group k·G // K: the age bands under 40 to female, the others to male. Test
+        stays whole, the same for every skew.
+    size : int
+        Pixels per side.
+    test_share, val_share : float
+        Part of each class and group, and part of the rest.
+    seed : int
+        Of the splits and of what the skew leaves out.
+    leave_out : float
+        Largest share of images that may be unusable.
+
+    Raises
+    ------
+    ValueError
+        For options outside these ranges, two images of one name, and more unusable images.
+    OSError
+        If there are no images.
+    """
     for option, value in (("label", label), ("group", group)):
         if value not in VARIABLES:
             raise unknown_name(value, VARIABLES, f"{option} of utkface:")
@@ -59,20 +77,20 @@ def prepare(
     if skew is not None:
         check_skew(skew)
     pictures.check_size(size)
-    found, place = _find()
-    values = {name: parsed for name in found if (parsed := parse(Path(name).name))}
-    wrong = tuple(f"{name}: its name is not age_gender_race_date" for name in found if name not in values)
-    pictures.refuse(f"utkface, {place}", wrong, len(found), leave_out)
-    digests = {name: _digest(found[name]) for name in values}
-    again = _named_again(digests, place)
-    wrong += tuple(f"{name}: is {kept} again" for name, kept in again.items())
-    values = {name: parsed for name, parsed in values.items() if name not in again}
+    sources, place = _find()
+    values = {name: parsed for name in sources if (parsed := parse(Path(name).name))}
+    wrong = tuple(f"{name}: its name is not age_gender_race_date" for name in sources if name not in values)
+    pictures.refuse(f"utkface, {place}", wrong, len(sources), leave_out)
+    digests = {name: _digest(sources[name]) for name in values}
+    copies = _copies(digests, place)
+    wrong += tuple(f"{name}: is {kept} again" for name, kept in copies.items())
+    values = {name: parsed for name, parsed in values.items() if name not in copies}
     pictures.tell(f"utkface, {place}", wrong)
     table = np.array(list(values.values()))
     columns, names = _variables(table, bands)
     labels, groups = columns[label], columns[group]
     _check_classes(labels, names[label], place)
-    chosen = {name: found[name] for name in values}
+    chosen = {name: sources[name] for name in values}
     same = np.array([digests[name] for name in chosen])
     pool, test = cut_together(labels, groups, same, test_share, seed)
     if skew is not None:
@@ -88,7 +106,7 @@ def prepare(
 
 
 def parse(name):
-    """(age in years, gender, race) of an official file name, gender as here: 0 female, 1 male; None for other names."""
+    """Return (age in years, gender, race) from an official file name, None from others; gender is 0 female, 1 male."""
     if not NAME.fullmatch(name):
         return None
     age, gender, race = (int(part) for part in name.split("_")[:3])
@@ -96,18 +114,36 @@ def parse(name):
 
 
 def subsample(labels, group, skew, classes, groups, seed) -> np.ndarray:
-    """Indices, in order, of as many samples as possible of which in each class k the share `skew` is of group
-    k·groups // classes, and the rest of the other groups in proportion to what there is of them.
+    """Choose as many samples as possible so that in each class k the share `skew` is of group k·groups // classes.
 
-    Raises ValueError where a class has nobody of a group that it needs."""
+    The other groups keep their proportions.
+
+    Parameters
+    ----------
+    labels, group : ndarray of int64, (N,)
+    skew : float
+    classes, groups : int
+        Their numbers.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int64
+        Indices, in order.
+
+    Raises
+    ------
+    ValueError
+        If a class has no sample of a group that it needs.
+    """
     generator, kept = np.random.default_rng(seed), []
     for label in range(classes):
-        own = label * groups // classes
-        inside = np.flatnonzero((labels == label) & (group == own))
-        outside = np.flatnonzero((labels == label) & (group != own))
+        favoured = label * groups // classes
+        inside = np.flatnonzero((labels == label) & (group == favoured))
+        outside = np.flatnonzero((labels == label) & (group != favoured))
         if len(inside) == 0 or (len(outside) == 0 and skew < 1):
             raise ValueError(
-                f"skew {skew} cannot be planted: class {label} has {len(inside)} of group {own}, {len(outside)} others"
+                f"skew {skew} cannot be planted: class {label} has {len(inside)} of group {favoured}, {len(outside)} others"
             )
         total = min(len(inside) / skew, len(outside) / (1 - skew) if skew < 1 else np.inf)
         kept.append(generator.permutation(inside)[: round(skew * total)])
@@ -119,7 +155,9 @@ def _variables(table, bands):
     """({"age": numbers of the bands, …}, {"age": their names, …}) of (N, 3) ages, genders and races."""
     bands = tuple(bands)
     if not bands or list(bands) != sorted(set(bands)) or bands[0] < 1 or any(first != int(first) for first in bands):
-        raise ValueError(f"bands are the first years of the age bands but the first, rising, as {BANDS}; got {bands}")
+        raise ValueError(
+            f"bands are the first years of the age bands but the first, rising, such as {BANDS}; got {bands}"
+        )
     starts = (0, *bands)
     ages = [f"{first}–{after - 1}" for first, after in zip(starts, bands, strict=False)] + [f"{bands[-1]}+"]
     columns = {"age": np.digitize(table[:, 0], bands), "gender": table[:, 1], "race": table[:, 2]}
@@ -133,17 +171,17 @@ def _variables(table, bands):
 def _check_classes(labels, names, place):
     for number, count in enumerate(np.bincount(labels, minlength=len(names))):
         if count < 3:
-            raise ValueError(f"{place} has {count} pictures of class {names[number]!r}: train, val and test need 3")
+            raise ValueError(f"{place} has {count} images of class {names[number]!r}: train, val and test need 3")
 
 
 def stamp(**_) -> str | None:
-    """What changes when the pictures do, or the .npz file; None where there are none."""
+    """Return what changes when the images or the .npz file do; None if there are none."""
     place = _place()
     return place and folders.stamp(place)
 
 
 def _place() -> Path | None:
-    """The folder or .npz file that holds the pictures."""
+    """The folder or .npz file with the images; None if there is neither."""
     folder = paths.data_folder()
     for place in (folder / "utkface", folder / "UTKFace"):
         if place.is_dir() and next(folders.walk(place), None):
@@ -152,7 +190,7 @@ def _place() -> Path | None:
 
 
 def _find():
-    """({name: path or bytes} in the order of the names, where they were found)."""
+    """({name: path or bytes} in the order of the names, folder or file)."""
     folder, place = paths.data_folder(), _place()
     if place and place.is_dir():
         files = sorted(Path(entry.path) for entry in folders.walk(place))
@@ -177,28 +215,28 @@ def _from_npz(file):
         raise ValueError(f"{file} should hold name (N,), jpeg, uint8, and offset (N + 1,) from 0 to the length of jpeg")
     if len(set(names)) != len(names) or (np.diff(offset) < 0).any():
         raise ValueError(f"{file} has a name twice, or an offset that falls")
-    found = {name: content[start:stop].tobytes() for name, start, stop in zip(names, offset, offset[1:], strict=False)}
-    return dict(sorted(found.items()))
+    spans = sorted(zip(names, offset, offset[1:], strict=False))
+    return {name: content[start:stop].tobytes() for name, start, stop in spans}
 
 
-def _named_again(digests, place) -> dict:
-    """{file: the one that is kept} of those whose name and bytes are those of another folder's, nearer to the top.
+def _copies(digests, place) -> dict:
+    """{file: the one that is kept} for those with the name and bytes of another folder's file, nearer to the top.
 
-    digests: {path: that of its bytes}. ValueError where the bytes under one name differ."""
-    kept, again = {}, {}
+    digests: {path: digest of its bytes}. ValueError if the bytes under one name differ."""
+    kept, copies = {}, {}
     for name in sorted(digests, key=lambda name: (name.count("/"), name)):
         first = kept.setdefault(name.rsplit("/", 1)[-1], name)
         if digests[first] != digests[name]:
             raise ValueError(
-                f"{place} holds {first!r} and {name!r}: the same name, and other pictures; remove one of them"
+                f"{place} holds {first!r} and {name!r}: the same name, and different images; remove one of them"
             )
         if first != name:
-            again[name] = first
-    return again
+            copies[name] = first
+    return copies
 
 
 def _digest(source):
-    """Of a picture's bytes; of its path where it cannot be read, which decoding reports."""
+    """SHA-256 of an image's bytes, or of its path if it cannot be read, which decoding reports."""
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError:

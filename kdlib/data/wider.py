@@ -2,7 +2,7 @@
 
 Everything is read from `wider/` (or `WIDER/`) in the data folder: the official `wider_attribute_trainval.json` and
 `wider_attribute_test.json`, anywhere in it, and the images under `Image/train`, `Image/val` and `Image/test`, as the official
-archives unpack them. The plain list form of the earlier study, [{"scene_id", "file_name", "targets"}, …], does as well."""
+archives unpack them. The earlier study's plain list, [{"scene_id", "file_name", "targets"}, …], works too."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from kdlib.data import folders, pictures
 from kdlib.data.splits import Dataset, stratified_cut
 from kdlib.names import unknown_name
 
-# official number of the event, as before `--` in the names of the folders -> (its name, its class among the study's 16);
+# official number of the event, which precedes `--` in folder names -> (its name, its class among the study's 16);
 # the rank of the number is the official scene_id
 EVENTS = {
     0: ("Parade", 2), 1: ("Handshaking", 8), 3: ("Riot", 7), 4: ("Dancing", 14), 6: ("Funeral", 1), 7: ("Cheering", 13),
@@ -43,17 +43,35 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, leave_out=0.01) -> Dataset:
     """`wider`: 13,789 photographs of events with 57,524 annotated people (WIDER Attribute; Li et al., ECCV 2016).
 
-    The class is the kind of event, merged to 16 as in the earlier study, or all 30. The attribute of a photograph is the
-    share of males among the people in it whose gender is specified: above one half it counts as male (group 1), below as
-    female (0), and as unknown (−1) where nobody's is specified, and at a tie, which is neither; the share itself is kept.
-    The official test split stays whole; val, about as large as the official one, is cut from the official trainval,
-    stratified by the 30 scenes and gender, and is the same for both rules and numbers of classes. Images are resized to
-    226 × 226 without augmentation, with ImageNet's mean and standard deviation. Research use only.
+    The class is the kind of event, merged to 16 as in the earlier study, or all 30. The attribute of a photograph is the share
+    of males among the people in it whose gender is specified: above one half it counts as male (group 1), below as female
+    (0), and as unknown (−1) at a tie or if nobody's gender is specified; the share itself is kept. The official test split
+    stays whole; val, about as large as the official one, is cut from the official trainval, stratified by the 30 scenes and
+    gender, and is the same for both rules and numbers of classes. Images are resized to 226 × 226 without augmentation,
+    with ImageNet's mean and standard deviation. Research use only.
 
-    Options: `classes`, 16 or 30; `rule`, `specified` or `earlier`, as in `annotations`; `size`, pixels a side; `val_share`,
-    part of trainval; `seed`, of that cut; `leave_out`, largest share of images that may be missing or broken. Raises
-    ValueError for values outside these ranges, for annotations that are not as they should be and for more missing images;
-    OSError where there are no annotations or images."""
+    Parameters
+    ----------
+    classes : int
+        16 or 30.
+    rule : str
+        "specified" or "earlier": see `annotations`.
+    size : int
+        Pixels per side.
+    val_share : float
+        Part of trainval.
+    seed : int
+        Of that cut.
+    leave_out : float
+        Largest share of images that may be missing or broken.
+
+    Raises
+    ------
+    ValueError
+        For options outside these ranges, annotations that are not as they should be, and more missing images.
+    OSError
+        If there are no annotations or images.
+    """
     if classes not in (16, 30):
         raise ValueError(f"classes is 16, as merged by the earlier study, or 30, the scenes; got {classes}")
     pictures.check_size(size)
@@ -85,7 +103,7 @@ def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, le
 
 
 def stamp(**_) -> str | None:
-    """What changes when the annotations or the images do; None where either are missing."""
+    """Return what changes when the annotations or the images do; None if either are missing."""
     folder = _place()
     try:
         return folders.stamp(*_files(folder), _image_root(folder))
@@ -94,28 +112,43 @@ def stamp(**_) -> str | None:
 
 
 def annotations(path, *, rule="specified") -> pd.DataFrame:
-    """A row per image, in the order of the files: file (as `test/0--Parade/….jpg`), scene (0–29, official), label (0–15, the
-    study's), share (of males, NaN where unknown), group (1 male, 0 female, −1 unknown), people (number of them).
+    """Read annotations into a table.
 
-    path: an official JSON file, one in the plain list form, either also compressed (.json.gz), or a folder with such files
-    (trainval before test; the official ones only, if there are any). rule "specified": share is that of males among the
-    people whose gender is specified; group is 1 above .5, 0 below, and −1 at .5 and where nobody's is specified. rule
-    "earlier", of the earlier study: share is that of males among all people; group is 1 from .5 on, else 0 (and −1 only
-    without people): ties become male, people of unspecified gender count as female.
+    Parameters
+    ----------
+    path : path-like
+        An official JSON file or one in the plain list form, either also compressed (.json.gz), or a folder with such files
+        (trainval before test; only the official ones, if there are any).
+    rule : str
+        "specified": the share is that of males among the people whose gender is specified; group is 1 above .5, 0 below, and
+        −1 at .5 and if nobody's is specified. "earlier", of the earlier study: the share is that of males among all people;
+        group is 1 from .5 on, else 0 (−1 only without people): ties become male, unspecified people count as female.
 
-    Raises ValueError naming file and entry for a field that is missing or out of range, a scene that is unknown or not that
-    of the file's name, a box without area, and a file annotated twice; FileNotFoundError without annotations."""
+    Returns
+    -------
+    DataFrame
+        A row per image, in the order of the files: file (such as `test/0--Parade/….jpg`), scene (0–29, official), label
+        (0–15, the study's), share (of males, NaN where unknown), group (1 male, 0 female, −1 unknown), people (their number).
+
+    Raises
+    ------
+    ValueError
+        With file and entry: for a field that is missing or out of range, a scene that is unknown or not that of the file's
+        name, a box without area, and a file annotated twice.
+    FileNotFoundError
+        Without annotations.
+    """
     if rule not in RULES:
         raise unknown_name(rule, RULES, "rule")
-    rows, wrong, seen = [], [], {}
+    rows, wrong, place_of = [], [], {}
     for file in _files(Path(path)):
         for number, entry in enumerate(_entries(file)):
             place = f"{file}, image {number}"
             try:
                 name, scene, male = _parse(entry)
-                if name in seen:
-                    raise ValueError(f"is annotated already, by {seen[name]}")
-                seen[name] = place
+                if name in place_of:
+                    raise ValueError(f"is annotated already, by {place_of[name]}")
+                place_of[name] = place
                 rows.append((name, scene, (male == 1).sum(), (male == -1).sum(), len(male)))
             except (ValueError, OverflowError) as error:
                 named = entry.get("file_name") if isinstance(entry, dict) else None
@@ -127,26 +160,26 @@ def annotations(path, *, rule="specified") -> pd.DataFrame:
         raise ValueError(f"{path} has no annotations of images")
     names, *numbers = zip(*rows, strict=True)
     scene, males, females, people = np.array(numbers, dtype=np.int64)
-    of = males + females if rule == "specified" else people
-    share = np.divide(males, of, out=np.full(len(of), np.nan), where=of > 0)
+    total = males + females if rule == "specified" else people
+    share = np.divide(males, total, out=np.full(len(total), np.nan), where=total > 0)
     if rule == "specified":
-        group = np.select([2 * males > of, 2 * males < of], [1, 0], -1)
+        group = np.select([2 * males > total, 2 * males < total], [1, 0], -1)
     else:
-        group = np.select([of == 0, 2 * males >= of], [-1, 1], 0)
+        group = np.select([total == 0, 2 * males >= total], [-1, 1], 0)
     label = np.array([merged for _, merged in EVENTS.values()])[scene]
     columns = {"file": names, "scene": scene, "label": label, "share": share, "group": group, "people": people}
     return pd.DataFrame(columns)
 
 
 def _place() -> Path:
-    """The folder of the set: the first that has annotations, or else that is there at all."""
+    """The folder of the data set: the first with annotations, or else the first that exists."""
     places = [paths.data_folder() / name for name in ("wider", "WIDER")]
-    there = [place for place in places if place.is_dir()]
-    return next((place for place in there if _json_files(place)), (there or places)[0])
+    existing = [place for place in places if place.is_dir()]
+    return next((place for place in existing if _json_files(place)), (existing or places)[0])
 
 
 def _json_files(folder):
-    """Hidden ones aside: they are what an interrupted `fetch` left."""
+    """The JSON files in a folder, without hidden ones, which an interrupted `fetch` left."""
     entries = folders.walk(folder) if folder.is_dir() else ()
     names = (entry for entry in entries if entry.name.endswith((".json", ".json.gz")))
     return sorted(Path(entry.path) for entry in names if not entry.name.startswith("."))
@@ -169,7 +202,7 @@ def _entries(file):
         content = file.read_bytes()
         tree = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
     except (ValueError, EOFError, gzip.BadGzipFile, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON, plain or compressed by gzip ({error})") from error
+        raise ValueError(f"{file} is not JSON, plain or compressed by gzip ({error})") from error
     entries = tree.get("images") if isinstance(tree, dict) else tree
     if not isinstance(entries, list):
         raise ValueError(f'{file} holds neither {{"images": […]}}, the official form, nor a list of images')
@@ -177,7 +210,7 @@ def _entries(file):
 
 
 def _parse(entry):
-    """(file name, scene, the attribute male of each person) of an image's annotation; ValueError says what is wrong."""
+    """(file name, scene, the attribute male of each person) from an image's annotation; ValueError says what is wrong."""
     name, scene, targets = (_field(entry, field, kind) for field, kind in _KINDS.items())
     match = re.fullmatch(r"(train|val|test)/(\d+)--[^/\\\0]+/[^/\\\0]+", name)
     if not match or ".." in name.split("/"):
