@@ -122,7 +122,7 @@ def images(place, leave_out, *, by_class, beside=()):
     if labels is not None:
         classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
         if empty := sorted(classes - set(labels)):
-            raise ValueError(f"{place} has no picture of class {empty[0]!r}: put some there, or remove the folder")
+            raise ValueError(f"{place} has no image of class {empty[0]!r}: put some there, or remove the folder")
     pictures.tell(f"folder, {place}", left_out)
     return found, labels, [part[0] for part in parts] if split else None, tuple(left_out)
 
