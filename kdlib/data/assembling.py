@@ -148,11 +148,11 @@ def _parts(columns, labels, group, persons, options, called, source):
     for part, index in zip(PARTS, (train, val, test), strict=True):
         if len(index) == 0:
             raise ValueError(
-                f"{source}: no picture is left for {part}: there are {len(labels)}, of {len(set(persons))} persons"
+                f"{source}: no image is left for {part}: there are {len(labels)}, of {len(set(persons))} persons"
             )
     return {"train": train, "val": val, "test": test}
 
 
 def _check_trained(labels, classes, source):
     if absent := sorted(set(range(len(classes))) - set(labels.tolist())):
-        raise ValueError(f"{source}: no training picture of class {classes[absent[0]]!r}")
+        raise ValueError(f"{source}: no training image of class {classes[absent[0]]!r}")
