@@ -90,7 +90,7 @@ def prepare(
     if place.suffix == ".npz":
         columns = {role: options[role] for role in ROLES}
         classes, labels, columns, images = arrays.read(place, columns, size)
-        called = [f"picture {number + 1}" for number in range(len(labels))]
+        called = [f"image {number + 1}" for number in range(len(labels))]
         return assemble(images, (classes, labels), columns, called, place, options)
     if not tables:
         return from_rows(place, None, options)
@@ -236,7 +236,7 @@ def _choose(frame, images, options, source):
             chosen[fitting[0]] = number
     if not chosen:
         raise ValueError(
-            f"no row of {source} names a picture: {missing[:1] or 'none is left'}; pictures are as {images[0]!r}"
+            f"no row of {source} names an image: {missing[:1] or 'none is left'}; images are as {images[0]!r}"
         )
     missing += [
         f"{image}: is not in {source.name}" for image in images if image not in chosen and image not in excluded
