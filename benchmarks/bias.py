@@ -92,7 +92,7 @@ def main():
         "value": interval.value, "difference_to_fairlearn": difference,
         "low": interval.low, "high": interval.high, "floor": floor.mean, "p_value": floor.p_value,
         "spread_of_resamples": float(np.std(uncertainty.replicates_of(
-            mad, y, p, group, DRAWS, 0, {}, uncertainty.resampled_tables, None
+            mad, y, p, group, DRAWS, 0, {}, permute=False
         ))), "spread_of_fairlearn_resamples": float(replicates.std(ddof=1)),
         "peak_bytes": {str(n): size for n, size in memory.items()}, "limit_bytes": LIMIT_BYTES,
         "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores", "fairlearn": fairlearn.__version__,

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+from statistics import NormalDist
 
 import numpy as np
 from hypothesis import settings
@@ -45,6 +46,19 @@ def simulate(rng, classes=5, per_cell=40, recall=0.7, disparity=0.0, groups=2):
     return y, np.where(right, y, (y + rng.integers(1, classes, len(y))) % classes), g
 
 
+def simulate_pairs(rng, classes=10, pairs=60, recall=0.9, disparity=0.0, correlation=0.8):
+    """Labels, predictions, groups and pair ids: originals in both groups, `pairs` a class (or one number each), correlated.
+
+    An image is right where a latent normal lies below its group's quantile; `correlation` is that of a pair's latents."""
+    y = np.repeat(np.arange(classes), pairs)
+    shared, own = rng.standard_normal(len(y)), rng.standard_normal((2, len(y)))
+    latent = np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own
+    quantiles = [NormalDist().inv_cdf(recall + disparity * (group - 0.5)) for group in (0, 1)]
+    right = latent < np.array(quantiles)[:, None]
+    p = np.where(right, y, (y + rng.integers(1, classes, right.shape)) % classes)
+    return np.tile(y, 2), p.ravel(), np.repeat([0, 1], len(y)), np.tile(np.arange(len(y)), 2)
+
+
 def any_callable(metric):
     """The same metric, as a function of which the module knows nothing."""
 
@@ -64,4 +78,6 @@ def images(draw, unknown=True, classes=(1, 4), complete=False, groups=2):
     if complete:
         rows += [(y, draw(st.integers(0, k - 1)), g) for y in range(k) for g in range(groups) for _ in range(2)]
     y, p, g = np.array(rows).T
+    if len(set(g[g >= 0])) == 1:  # −1 and 1 alone are refused, since −1 may then be a group
+        g = np.abs(g)
     return y, p, g, k

@@ -115,6 +115,7 @@ def loop_figures(y, p, g, k, min_count):
 
     recalls = [[share([row[1] == c for row in cells[a][c]]) for c in range(k)] for a in (0, 1)]
     accuracies = [share([row[0] == row[1] for row in group]) for group in groups]
+    parity_ratios = [low_over_high([share([row[1] == c for row in group]) for group in groups]) for c in range(k)]
     d = [recalls[1][c] - recalls[0][c] for c in range(k)]
     squares, weighted, weights, earlier, odds, parity, amplification, mals = ([] for _ in range(8))
     for c in range(k):
@@ -157,9 +158,33 @@ def loop_figures(y, p, g, k, min_count):
         bias.worst_cell_accuracy: min((r for row in recalls for r in row if not math.isnan(r)), default=math.nan),
         bias.accuracy_gap: accuracies[1] - accuracies[0],
         bias.macro_recall_gap: mean(recalls[1]) - mean(recalls[0]),
-        bias.bias_amplification: mean(amplification),
+        bias.bias_amplification: mean(amplification) if depends(rows, k, groups) else math.nan,
         bias.bias_amplification_mals: mean(mals),
+        bias.worst_group_accuracy: least(accuracies),
+        bias.worst_group_recall: least(map(mean, recalls)),
+        bias.demographic_parity_ratio: least(parity_ratios),
+        bias.equal_opportunity_ratio: least([low_over_high([row[c] for row in recalls]) for c in range(k)]),
     }
+
+
+def least(values):
+    return min((value for value in values if not math.isnan(value)), default=math.nan)
+
+
+def low_over_high(values):
+    """Smallest over largest, NaN with fewer than two, or where all are 0."""
+    known = [value for value in values if not math.isnan(value)]
+    return min(known) / max(known) if len(known) > 1 and max(known) else math.nan
+
+
+def depends(rows, classes, groups):
+    """Whether the labels' shares of classes differ between the groups."""
+    counts = [[sum(row[0] == c for row in group) for c in range(classes)] for group in groups]
+    return any(
+        count[c] * len(rows) != sum(count) * sum(other[c] for other in counts)
+        for count in counts
+        for c in range(classes)
+    )
 
 
 @checked
@@ -215,6 +240,7 @@ def loop_figures_of_many_groups(y, p, g, k, groups):
         return max(known) - min(known) if len(known) > 1 else math.nan
 
     there, recalls = sum(map(bool, members)), []
+    by_group = [[share([row[1] == c for row in group if row[0] == c]) for c in range(k)] for group in members]
     spread, weights, odds, parity, amplification, mals = [], [], [], [], [], []
     for c in range(k):
         cells = [[row[1] == c for row in group if row[0] == c] for group in members]
@@ -248,8 +274,14 @@ def loop_figures_of_many_groups(y, p, g, k, groups):
         ),
         bias.demographic_parity_difference: mean(parity),
         bias.worst_cell_accuracy: min(recalls, default=math.nan),
-        bias.bias_amplification: mean(amplification),
+        bias.bias_amplification: mean(amplification) if depends(rows, k, members) else math.nan,
         bias.bias_amplification_mals: mean(mals),
+        bias.worst_group_accuracy: least([share([row[0] == row[1] for row in group]) for group in members]),
+        bias.worst_group_recall: least([mean(row) for row in by_group]),
+        bias.demographic_parity_ratio: least(
+            [low_over_high([share([row[1] == c for row in group]) for group in members]) for c in range(k)]
+        ),
+        bias.equal_opportunity_ratio: least([low_over_high([row[c] for row in by_group]) for c in range(k)]),
     }
 
 
@@ -316,8 +348,8 @@ def test_summary_of_an_attribute_with_many_values():
 @pytest.mark.parametrize("metric", [m for m in TABLE_METRICS if m.groups == 2], ids=identifier)
 def test_signed_figures_refuse_more_than_two_groups(metric):
     for call in (metric, lambda *arrays: bias.bootstrap(metric, *arrays, n=5)):
-        with pytest.raises(ValueError, match=r"group must be 0, 1, or −1 .* not 1, 2 .*class_disparity_range"):
-            call(Y, STUDENT, G + 1)
+        with pytest.raises(ValueError, match=r"group must have at most 2 .*not 0, 1, 2.*class_disparity_range"):
+            call(Y, STUDENT, np.where(Y == 2, 2, G))
 
 
 # ---- other libraries
@@ -408,11 +440,14 @@ def test_unknown_groups_are_left_out(data):
 @given(images(unknown=False, classes=(2, 4), complete=True))
 def test_perfect_classifier(data):
     y, _, g, k = data
-    for metric in set(TABLE_METRICS) - {bias.demographic_parity_difference, bias.earlier_study_disparity}:
+    of_labels = {bias.demographic_parity_difference, bias.demographic_parity_ratio, bias.earlier_study_disparity}
+    for metric in set(TABLE_METRICS) - of_labels:
         if metric is bias.worst_cell_accuracy:
             assert metric(y, y, g) == 1
-        elif metric is bias.bias_amplification_mals:
-            assert metric(y, y, g) == 0 or np.isnan(metric(y, y, g))  # balanced classes have no pair
+        elif metric in (bias.bias_amplification, bias.bias_amplification_mals):
+            assert metric(y, y, g) == 0 or np.isnan(metric(y, y, g))  # balanced classes have no bias to amplify
+        elif metric in (bias.worst_group_accuracy, bias.worst_group_recall, bias.equal_opportunity_ratio):
+            assert metric(y, y, g) == 1
         else:
             close(metric(y, y, g), np.zeros(np.shape(metric(y, y, g))), 0)
     labels = [np.bincount(y[g == a], minlength=k) / (g == a).sum() for a in (0, 1)]
@@ -456,11 +491,19 @@ def test_small_cells_are_nan_and_not_zero():
     assert (figures["classes_counted"], figures["classes_counted_u"]) == (1, 0)
 
 
+DEFINED_IN_ONE_GROUP = (
+    bias.worst_cell_accuracy,
+    bias.earlier_study_disparity,
+    bias.worst_group_accuracy,
+    bias.worst_group_recall,
+)
+
+
 @pytest.mark.parametrize("metric", TABLE_METRICS, ids=identifier)
 def test_one_group_only_or_none(metric):
     for group in (np.ones(16), np.zeros(16), -np.ones(16)):
         value = metric(Y, STUDENT, group)
-        defined = group[0] >= 0 and metric in (bias.worst_cell_accuracy, bias.earlier_study_disparity)
+        defined = group[0] >= 0 and metric in DEFINED_IN_ONE_GROUP
         assert not np.isnan(value).all() if defined else np.isnan(value).all()
         floor, interval = (f(metric, Y, STUDENT, group, n=10) for f in (bias.noise_floor, bias.bootstrap))
         if not defined:
@@ -500,8 +543,8 @@ BAD_ARRAYS = [
     ({"y_true": Y.astype(str)}, "y_true must hold whole numbers"),
     ({"group": G * 1.5}, "group must hold whole numbers"),
     ({"group": np.where(G == 1, np.nan, 0)}, "group must hold whole numbers"),
-    ({"group": G - 2}, "group must be 0, 1, .*or −1"),
-    ({"group": G + 2000}, "group must be 0, 1, .* not 2000, 2001"),
+    ({"group": G - 2}, "group must have .* not -2, -1"),
+    ({"group": 2 * G - 1}, "group holds −1 and 1 alone"),
 ]
 
 
@@ -568,7 +611,7 @@ def test_kinds_of_arrays():
 def test_signatures_and_help_are_those_of_the_public_metric():
     expected = "(y_true, y_pred, group, *, num_classes=None, min_count=1, per_class=False)"
     assert str(inspect.signature(bias.equalized_odds_difference)) == expected
-    assert "`num_classes` is by default" in bias.equalized_odds_difference.__doc__
+    assert "num_classes : int, optional" in bias.equalized_odds_difference.__doc__
 
 
 # ---- one model
@@ -588,6 +631,9 @@ def test_summary_gathers_the_figures():
         "accuracy_group_1": 0.666667, "accuracy_gap": -0.047619, "macro_recall_gap": -0.111111,
         "classes_counted": 3, "classes_counted_u": 2, "unknown": 3, "degenerate": 0, "equalized_odds_max": 0.4,
         "demographic_parity_excess": 0.275132 - bias.demographic_parity_difference(Y, Y, G),
+        "worst_group_accuracy": 2 / 3, "worst_group_gap": 0.6875 - 2 / 3, "worst_group_recall": 0.638889,
+        "worst_group_accuracy_low": 0.354202, "worst_group_accuracy_high": 0.895358, "paired": 0, "pairs": 0,
+        "demographic_parity_ratio": 0.257143, "equal_opportunity_ratio": 2 / 3,
     }  # fmt: skip
     assert set(figures) == set(expected)
     close([figures[name] for name in expected], list(expected.values()))

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from kdlib import bias
+from kdlib.bias import populations
 
 # ---- a pair of models
 
@@ -214,7 +214,7 @@ def test_exemplars_are_counted_in_blocks(monkeypatch):
     y, g = rng.integers(0, 5, 60), rng.integers(0, 2, 60)
     models = rng.integers(0, 5, (6, 60))
     whole = bias.exemplars(y, models[:3], models[3:], g, n=10)
-    monkeypatch.setattr(sys.modules["kdlib.bias.compare"], "BLOCK", 35)
+    monkeypatch.setattr(populations, "BLOCK", 35)
     parts = bias.exemplars(y, models[:3], models[3:], g, n=10)
     assert whole["mask"].tolist() == parts["mask"].tolist()
     assert whole["mask"].any()
@@ -293,7 +293,7 @@ POPULATION = {"y_true": Y, "teacher_preds": [TEACHER, STUDENT], "student_preds":
         ({"student_preds": np.zeros((0, 16))}, r"student_preds must be \(models, images\)"),
         ({"student_preds": np.zeros((2, 2, 16))}, r"student_preds must be \(models, images\)"),
         ({"y_true": Y[1:]}, "15 entries"),
-        ({"group": G - 2}, "group must be 0, 1"),
+        ({"group": G - 2}, "group must have"),
     ],
 )
 def test_wrong_populations_are_refused(wrong, message):

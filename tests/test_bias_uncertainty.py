@@ -72,17 +72,14 @@ def test_noise_floor_equals_enumeration_of_all_permutations(metric):
 def assert_same_distribution(resample, metric, arrays, options=None):
     """Tables and images resampled give the same mean, within 4 standard errors, and the same spread."""
     y, p, g = arrays
-    tables = uncertainty.permuted_tables, uncertainty.resampled_tables
-    pictures = uncertainty.permuted_images, uncertainty.resampled_images
-    draws = tables[resample], pictures[resample]
     fast, slow = (
-        uncertainty.replicates_of(f, y, p, g, n, 1, dict(options or {}), *draws)
-        for f, n in ((metric, 2000), (any_callable(metric), 400))
+        uncertainty.replicates_of(f, y, p, g, n, 1, dict(options or {}), permute=resample == 0)
+        for f, n in ((metric, 1500), (any_callable(metric), 200))
     )
     assert fast.shape[1:] == slow.shape[1:]
     error = np.sqrt(fast.var(0) / len(fast) + slow.var(0) / len(slow)) + 1e-12
     assert (np.abs(fast.mean(0) - slow.mean(0)) < 4 * error).all()
-    np.testing.assert_allclose(slow.std(0), fast.std(0), rtol=0.2, atol=1e-9)
+    np.testing.assert_allclose(slow.std(0), fast.std(0), rtol=0.25, atol=1e-9)
 
 
 @pytest.mark.parametrize("resample", [0, 1], ids=["permuted", "bootstrap"])
@@ -215,17 +212,7 @@ def test_interval_of_an_upward_biased_figure_surrounds_it():
     y, p, g = simulate(np.random.default_rng(11), classes=20, per_cell=20)
     interval = bias.bootstrap(bias.mean_absolute_disparity, y, p, g)
     assert interval.low < interval.value < interval.high
-    plain = uncertainty.replicates_of(
-        bias.mean_absolute_disparity,
-        y,
-        p,
-        g,
-        2000,
-        0,
-        {},
-        uncertainty.resampled_tables,
-        uncertainty.resampled_images,
-    )
+    plain = uncertainty.replicates_of(bias.mean_absolute_disparity, y, p, g, 2000, 0, {}, permute=False)
     assert np.quantile(plain, 0.025) > interval.low + 0.01
     close(interval.high - interval.low, np.ptp(np.quantile(plain, [0.025, 0.975])))
 
@@ -368,18 +355,6 @@ def test_a_group_absent_from_a_resample_is_nan_and_no_crash():
     alone = np.array([0, 0, 0, 1])  # one image of group 1
     interval = bias.bootstrap(any_callable(bias.class_disparity), np.zeros(4, int), np.array([0, 0, 1, 1]), alone, n=50)
     assert interval.low[0] < interval.value[0] < interval.high[0]
-
-
-def test_us_variance_knows_in_which_cells_the_bias_is():
-    """By hand: one of two classes is biased, 10 and 90 % of its two cells of 10 right; the other's cells hold 40."""
-    table = np.zeros((2, 2, 2), int)
-    for group, right in enumerate((1, 9)):
-        table[group, 0] = right, 10 - right
-        table[group, 1] = 20, 20
-    rare, common = (2 * recall * (1 - recall) / (size - 1) for recall, size in ((0.1, 10), (0.5, 40)))
-    at_zero, slope = bias.mean_square_disparity.variance(table)
-    assert at_zero == pytest.approx(2 * (rare**2 + common**2) / 2 / 2)
-    assert slope == pytest.approx(4 * rare / 2)
 
 
 def test_models_that_name_other_classes_are_spread_over_all():

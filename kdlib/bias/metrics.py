@@ -1,21 +1,25 @@
-"""Bias metrics of one model. All but the fractional one depend on the predictions only through a table of counts, so each is
-written once, as a function of tables with any leading axes (`metric.of_tables`).
+"""Disparities of recall: metrics of one model that depend on each cell (class, group) only through its images and those right.
 
 Class k of K has n_kg images in group g and recall R_k(g) = P(predicted k | class k, group g). Signed figures compare two
 groups, 1 minus 0. Unsigned ones take any number: where the attribute has more than two values, the largest minus the
 smallest rate over the groups stands in place of |group 1 − group 0|. It grows with the number of groups, so read it beside
-its noise floor."""
+its noise floor.
+
+A metric is a function of tables of counts with any leading axes: `metric.of_tables(table)`; those of recall alone are also one
+of images right and images, `metric.of_cells(right, count)`. Resampling draws such counts instead of images."""
 
 import functools
 import inspect
 
 import numpy as np
 
+from kdlib.bias.paired import PairCounts, covariance, units_of
 from kdlib.bias.tables import (
     TINY,
+    Images,
     as_vector,
     cells,
-    check_images,
+    check_index,
     check_labels,
     count_cells,
     extent,
@@ -23,20 +27,42 @@ from kdlib.bias.tables import (
     mean_of,
     plain,
     rate,
-    table_of,
-)  # fmt: skip
+)
 
-_NOTES = """
+WRONG_RIGHT = np.array([False, True])  # which of the two values of a reduced table is right
 
-    `y_true` and `y_pred` hold class indices, `group` {groups} (or booleans), or −1 where unknown: such images are left
-    out. All are one-dimensional arrays, tensors or lists of one length. `num_classes` is by default one more than the
-    largest index. A rate over fewer than `min_count` images, as in a small cell (class, group), is NaN. Means pass over
-    NaN classes, and are NaN where none is left, as with one group only. ValueError for lengths that differ, no images,
-    entries that are NaN or fractional, and indices out of range.
-    """
+_SECTIONS = """
+
+    Parameters
+    ----------
+    y_true, y_pred : arrays (N,)
+        Class indices: arrays, tensors, lists or pandas Series with one index.
+    group : array (N,)
+        {groups}; −1 where unknown: such images are left out. Other codes are numbered in ascending order.
+    num_classes : int, optional
+        By default one more than the largest index.
+    min_count : int
+        A rate over fewer images than this is NaN.{more}
+
+    Returns
+    -------
+    float or array
+        Means pass over NaN classes; NaN where none is left, as with one group only.
+
+    Raises
+    ------
+    ValueError
+        For lengths or pandas indexes that differ, no images, entries that are no whole numbers, indices out of range.
+"""
+_PAIR = """
+    pair : array (N,), optional
+        Which original each image shows. Images of one class and id in two groups are a pair: see `kdlib.bias.paired`."""
+_PER_CLASS = """
+    per_class : bool
+        Return all K values."""
 
 
-def _metric(tail="greater", groups=None):
+def table_metric(tail="greater", groups=None):
     """Make metric(y_true, y_pred, group, *, num_classes=None, ...) of a function of tables, kept as `.of_tables`.
 
     `tail` tells which values are the more biased: "greater", "less", or "two-sided" for signed figures. `groups` is 2 where
@@ -44,121 +70,218 @@ def _metric(tail="greater", groups=None):
     """
 
     def decorate(of_tables):
-        def metric(y_true, y_pred, group, *, num_classes=None, **options):
-            return plain(of_tables(table_of(y_true, y_pred, group, num_classes, groups), **options))
+        options = list(inspect.signature(of_tables).parameters.values())[1:]
+        paired = any(option.name == "covariance" for option in options)
 
-        arrays, options = (list(inspect.signature(f).parameters.values()) for f in (metric, of_tables))
-        functools.update_wrapper(metric, of_tables).__signature__ = inspect.Signature(arrays[:-1] + options[1:])
-        metric.__doc__ = of_tables.__doc__.rstrip() + _NOTES.format(groups="0 or 1" if groups else "0, 1, …")
-        metric.of_tables, metric.tail, metric.groups = of_tables, tail, groups
+        def metric(y_true, y_pred, group, *, num_classes=None, **options):
+            images = Images(group, num_classes, groups, y_true=y_true, y_pred=y_pred)
+            if paired:
+                units = units_of(images.labels[0], images.group, options.pop("pair", None))
+                options["covariance"] = covariance_of(images, units)
+            return plain(images.by_class(of_tables(images.table(), **options)))
+
+        arrays = list(inspect.signature(metric).parameters.values())[:-1]
+        functools.update_wrapper(metric, of_tables)
+        pair = inspect.Parameter("pair", inspect.Parameter.KEYWORD_ONLY, default=None)
+        metric.__signature__ = inspect.Signature(arrays + [pair if o.name == "covariance" else o for o in options])
+        names = {option.name for option in options}
+        more = (_PAIR if paired else "") + (_PER_CLASS if "per_class" in names else "")
+        text, *references = of_tables.__doc__.rstrip().split("\n\n    References\n")
+        sections = _SECTIONS.format(groups="0 or 1" if groups else "0, 1, …", more=more)
+        metric.__doc__ = text.rstrip() + sections + "".join(f"\n    References\n{part}\n" for part in references)
+        metric.of_tables, metric.tail, metric.groups, metric.paired = of_tables, tail, groups, paired
         return metric
 
     return decorate
 
 
+def recall_metric(tail="greater", groups=None):
+    """Make a metric of a function of images right and images per (group, class), kept as `.of_cells`: see `table_metric`."""
+
+    def decorate(of_cells):
+        @functools.wraps(of_cells)
+        def of_tables(table, **options):
+            return of_cells(*cells(table), **options)
+
+        right, _, *options = inspect.signature(of_cells).parameters.values()
+        of_tables.__signature__ = inspect.Signature([right.replace(name="table"), *options])
+        metric = table_metric(tail, groups)(of_tables)
+        metric.of_cells = of_cells
+        return metric
+
+    return decorate
+
+
+def covariance_of(images, units):
+    """Return the covariance of both groups' recalls per class, from pairs; 0 without pairs."""
+    y_true, y_pred = images.labels
+    if units is None or images.groups > 2:
+        return 0.0
+    pairs = PairCounts(y_true, (y_pred == y_true).astype(int), images.group, units, (2, images.num_classes, 2))
+    return covariance_of_counts(pairs.tables(pairs.counts), pairs.both(pairs.counts, WRONG_RIGHT), pairs.alone)
+
+
+def covariance_of_counts(paired, both, alone):
+    """Return `covariance` from tables (..., 2, K, 2) of wrong and right: of pairs, and of images without a partner."""
+    return covariance(paired[..., 1], paired[..., 0, :, :].sum(-1), both, (paired + alone).sum(-1))
+
+
 # ---- disparity of recall
 
 
-@_metric("two-sided", groups=2)
-def class_disparity(table, *, min_count=1):
-    """d_k = R_k(1) − R_k(0): shape (K,), in [−1, 1]. The gap in equal opportunity (Hardt, Price and Srebro 2016)."""
-    return gap(*cells(table), min_count)
+@recall_metric("two-sided", groups=2)
+def class_disparity(right, count, *, min_count=1):
+    """d_k = R_k(1) − R_k(0): shape (K,), in [−1, 1]. The gap in equal opportunity.
+
+    References
+    ----------
+    Hardt, Price and Srebro (2016), Equality of opportunity in supervised learning.
+    """
+    return gap(right, count, min_count)
 
 
-@_metric()
-def class_disparity_range(table, *, min_count=1):
+@recall_metric()
+def class_disparity_range(right, count, *, min_count=1):
     """Largest minus smallest recall over the groups, per class: shape (K,), unsigned; with two groups |d_k|."""
-    return extent(rate(*cells(table), min_count))
+    return extent(rate(right, count, min_count))
 
 
-@_metric("two-sided", groups=2)
-def mean_disparity(table, *, min_count=1):
+@recall_metric("two-sided", groups=2)
+def mean_disparity(right, count, *, min_count=1):
     """Signed mean of d_k over the classes that count; biases of opposite sign cancel in it."""
-    return mean_of(gap(*cells(table), min_count))
+    return mean_of(gap(right, count, min_count))
 
 
-@_metric()
-def mean_absolute_disparity(table, *, min_count=1):
-    """MAD: mean of |d_k| over the classes that count. Above 0 for a fair classifier too: see its `noise_floor`."""
-    return mean_of(extent(rate(*cells(table), min_count)))
+@recall_metric()
+def mean_absolute_disparity(right, count, *, min_count=1):
+    """MAD: mean of |d_k| over the classes that count. Above 0 for a fair classifier too: see its `noise_floor`.
+
+    Where every image is shown in both groups (pairs), a classifier that is blind to the group has MAD 0.
+    """
+    return mean_of(extent(rate(right, count, min_count)))
 
 
-def mean_square(right, count, min_count=1):
-    """U, and the variance s²_k1/n_k1 + s²_k0/n_k0 of each d_k, from images right and images (..., 2, K)."""
+def variance_of_gap(right, count, min_count=1, covariance=0.0):
+    """Return the variance s²_k1/n_k1 + s²_k0/n_k0 − 2·Cov(R_k(1), R_k(0)) of each d_k; NaN for a single image in a cell."""
+    if np.ndim(covariance):  # in whole numbers, so that pairs which agree leave exactly 0
+        noise = rate(right * (count - right), (count - 1) * count**2)
+        return np.where((count >= min_count).all(-2), noise.sum(-2) - 2 * covariance, np.nan)
     recall = rate(right, count, min_count)
-    noise = rate(recall * (1 - recall), count - 1)  # s²/n, as s² = R(1 − R)·n/(n − 1); NaN for a single image
-    noise = noise.sum(-2)
-    return mean_of(gap(right, count, min_count) ** 2 - noise), noise
+    return rate(recall * (1 - recall), count - 1).sum(-2)  # s²/n, as s² = R(1 − R)·n/(n − 1)
 
 
-@_metric(groups=2)
-def mean_square_disparity(table, *, min_count=1):
-    """U = mean over classes of d_k² − s²_k1/n_k1 − s²_k0/n_k0: the unbiased estimate of the mean squared disparity.
+@recall_metric(groups=2)
+def mean_square_disparity(right, count, *, min_count=1, covariance=0.0):
+    """U = mean over classes of d_k² − Var(d_k): the unbiased estimate of the mean squared disparity.
 
-    It is 0 on average for a fair classifier, so it may be negative. s² is the variance (ddof 1) of being right within a
-    cell, which takes two images: `min_count` is 2 at the least.
+    It is 0 on average for a fair classifier, so it may be negative. Var(d_k) = s²_k1/n_k1 + s²_k0/n_k0, where s² is the
+    variance (ddof 1) of being right within a cell, which takes two images: `min_count` is 2 at the least. For n_k pairs of
+    which the shares p₁₀ and p₀₁ are right in one group alone, Var(d_k) = (p₁₀ + p₀₁ − (p₁₀ − p₀₁)²) / (n_k − 1): pairs that
+    agree do not count, and a classifier blind to the group has U = 0. Images without a partner enter with their own variance.
     """
-    return mean_square(*cells(table), min_count)[0]
+    return mean_of(gap(right, count, min_count) ** 2 - variance_of_gap(right, count, min_count, covariance))
 
 
-def _variance_of_u(table, *, min_count=1):
-    """(a, b): U's variance is a + b·θ where the mean squared disparity is θ.
-
-    For d_k normal with mean δ_k and variance v_k, Var d_k² = 2v_k² + 4δ_k²·v_k. θ is the mean of δ_k², so b is 4/K times the
-    mean of v_k weighted by δ_k², each estimated by d_k² − v_k where that is above 0: bias in rare cells is less sure.
-    """
-    right, count = cells(table)
-    noise = mean_square(right, count, min_count)[1]
-    counted = max((~np.isnan(noise)).sum(), 1)
-    biased = (gap(right, count, min_count) ** 2 - noise).clip(min=0)
-    weighted = mean_of(biased * noise) / mean_of(biased) if mean_of(biased) > 0 else mean_of(noise)
-    return 2 * mean_of(noise**2) / counted, 4 * weighted / counted
-
-
-mean_square_disparity.variance = _variance_of_u  # for its interval, see `bootstrap`
-
-
-@_metric()
-def root_mean_square_disparity(table, *, min_count=1):
+@recall_metric()
+def root_mean_square_disparity(right, count, *, min_count=1):
     """√ of the mean of d_k² over the classes that count; above 0 for a fair classifier too."""
-    return np.sqrt(mean_of(extent(rate(*cells(table), min_count)) ** 2))
+    return np.sqrt(mean_of(extent(rate(right, count, min_count)) ** 2))
 
 
-@_metric()
-def max_disparity(table, *, min_count=1):
+@recall_metric()
+def max_disparity(right, count, *, min_count=1):
     """Largest |d_k| among the classes that count."""
-    return np.fmax.reduce(extent(rate(*cells(table), min_count)), axis=-1)
+    return np.fmax.reduce(extent(rate(right, count, min_count)), axis=-1)
 
 
-@_metric()
-def weighted_disparity(table, *, min_count=1):
+@recall_metric()
+def weighted_disparity(right, count, *, min_count=1):
     """Mean of |d_k| with weights h_k = 1 / Σ_g 1/n_kg: classes with few images in a group weigh little."""
-    right, count = cells(table)
     inverse = np.where(count >= min_count, rate(1, count, TINY), 0).sum(-2)
     return mean_of(extent(rate(right, count, min_count)), rate(1, inverse, TINY))
 
 
-@_metric(groups=2)
-def earlier_study_disparity(table):
+@recall_metric(groups=2)
+def earlier_study_disparity(right, count):
     """Mean of |d_k| over the classes with d_k ≠ 0, an empty cell counting as recall 0. For comparison only.
 
     Both rules inflate it: a class that one group lacks adds its recall, and classes without disparity are dropped. NaN
     where every d_k is 0.
     """
-    right, count = cells(table)
     disparity = np.abs(gap(right, np.maximum(count, 1)))
     return mean_of(np.where(disparity > 0, disparity, np.nan))
 
 
+@recall_metric("less")
+def worst_cell_accuracy(right, count, *, min_count=1):
+    """Smallest R_k(g) among the cells that count. It is defined with one group only, too.
+
+    References
+    ----------
+    Sagawa et al. (2020), Distributionally robust neural networks for group shifts.
+    """
+    return np.fmin.reduce(rate(right, count, min_count), axis=(-2, -1))
+
+
+@recall_metric("two-sided", groups=2)
+def accuracy_gap(right, count, *, min_count=1):
+    """Accuracy in group 1 minus that in group 0. Where the mix of classes differs, so does it without any bias."""
+    return gap(right.sum(-1, keepdims=True), count.sum(-1, keepdims=True), min_count)[..., 0]
+
+
+@recall_metric("two-sided", groups=2)
+def macro_recall_gap(right, count, *, min_count=1):
+    """Macro-recall in group 1 minus that in group 0, each over the classes that count in that group."""
+    recall = mean_of(rate(right, count, min_count))
+    return recall[..., 1] - recall[..., 0]
+
+
+@recall_metric("less")
+def worst_group_recall(right, count, *, min_count=1):
+    """Smallest mean recall of a group: min_g mean_k R_k(g), each mean over the classes that count in that group."""
+    return np.fmin.reduce(mean_of(rate(right, count, min_count)), axis=-1)
+
+
+@recall_metric("less")
+def worst_group_accuracy(right, count, *, min_count=1):
+    """Smallest accuracy of a group: min_g P(ŷ = y | g). Its interval and gap to the mean: `worst_group_interval`.
+
+    References
+    ----------
+    Koh et al. (2021), WILDS: a benchmark of in-the-wild distribution shifts.
+    """
+    return np.fmin.reduce(rate(right.sum(-1), count.sum(-1), min_count), axis=-1)
+
+
+# ---- by group
+
+
 def cell_counts(y_true, group, *, num_classes=None):
-    """Images n_kg per group and class: shape (G, K). What is NaN elsewhere for want of images is explained by these."""
-    (y_true,), group, num_classes, groups = check_images(group, num_classes, y_true=y_true)
-    return count_cells((groups, num_classes), group, y_true)
+    """Return the images n_kg per group and class: (G, K), rows by the groups' own numbers."""
+    images = Images(group, num_classes, numbered_groups=False, y_true=y_true, y_pred=y_true)
+    return np.nan_to_num(images.by_class(images.table().sum(-1))).astype(np.int64)
 
 
 def class_recall(y_true, y_pred, group, *, num_classes=None, min_count=1):
-    """R_k(g): shape (G, K), NaN where a cell has fewer than `min_count` images. All else is as in `class_disparity`."""
-    return rate(*cells(table_of(y_true, y_pred, group, num_classes)), min_count)
+    """Return R_k(g): (G, K), rows by the groups' own numbers, NaN where a cell has fewer than `min_count` images.
+
+    Arguments and errors are those of `class_disparity`.
+    """
+    images = Images(group, num_classes, numbered_groups=False, y_true=y_true, y_pred=y_pred)
+    return images.by_class(rate(*cells(images.table()), min_count))
+
+
+def group_confusion(y_true, y_pred, group, *, num_classes=None):
+    """Return how often each class is predicted as each, per group: counts (G, K, K) by [group, class, predicted].
+
+    Arguments and errors are those of `class_disparity`; rows of `group` by the groups' own numbers.
+    """
+    images = Images(group, num_classes, numbered_groups=False, y_true=y_true, y_pred=y_pred)
+    if images.limit > 10_000:
+        raise ValueError(f"confusion of {images.limit} classes takes too much memory; number them from 0")
+    shape = images.groups, images.limit, images.limit
+    labels = images.labels if images.classes is None else [images.classes[values] for values in images.labels]
+    return count_cells(shape, images.group, *labels)
 
 
 def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
@@ -168,7 +291,8 @@ def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
     w) / (w̄(1 − w̄)), and `class_disparity` if every w is 0 or 1. NaN where a class has w̄ = 0 or 1. Images whose share
     is NaN (unknown) are left out. ValueError for shares outside [0, 1] and for labels as in `class_disparity`.
     """
-    share = as_vector(share, "share").astype(np.float64)
+    check_index(y_true=y_true, y_pred=y_pred, share=share)
+    share = np.ma.filled(as_vector(share, "share").astype(np.float64), np.nan)
     if ((share < 0) | (share > 1)).any():
         raise ValueError(f"share must be in [0, 1], or NaN where unknown; it has {share[(share < 0) | (share > 1)][0]}")
     (y_true, y_pred), num_classes = check_labels(share, num_classes, y_true=y_true, y_pred=y_pred)
@@ -178,84 +302,3 @@ def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
 
 
 fractional_disparity.tail = "two-sided"
-
-
-# ---- other criteria
-
-
-@_metric()
-def equalized_odds_difference(table, *, min_count=1, per_class=False):
-    """Mean over classes, one against the rest, of max(|ΔTPR|, |ΔFPR|) between groups (Hardt, Price and Srebro 2016).
-
-    `per_class=True` gives all K. A class counts if two groups have `min_count` images of it, and two of the others.
-    """
-    right, count = cells(table)
-    true_positive = extent(rate(right, count, min_count))
-    others = count.sum(-1, keepdims=True) - count
-    false_positive = extent(rate(table.sum(-2) - right, others, min_count))
-    difference = np.maximum(true_positive, false_positive)
-    return difference if per_class else mean_of(difference)
-
-
-@_metric()
-def demographic_parity_difference(table, *, min_count=1, per_class=False):
-    """Mean over classes of |P(predicted k | group 1) − P(predicted k | group 0)|; `per_class=True` gives all K.
-
-    A perfect classifier has that of the labels, demographic_parity_difference(y_true, y_true, group): show both.
-    Classes that are neither labelled nor predicted anywhere do not count.
-    """
-    labelled, predicted = table.sum(-1), table.sum(-2)
-    difference = extent(rate(predicted, labelled.sum(-1, keepdims=True), min_count))
-    difference = np.where((labelled + predicted).any(-2), difference, np.nan)
-    return difference if per_class else mean_of(difference)
-
-
-@_metric("less")
-def worst_cell_accuracy(table, *, min_count=1):
-    """Smallest R_k(g) among the cells that count (Sagawa et al. 2020). It is defined with one group only, too."""
-    return np.fmin.reduce(rate(*cells(table), min_count), axis=(-2, -1))
-
-
-@_metric("two-sided", groups=2)
-def accuracy_gap(table, *, min_count=1):
-    """Accuracy in group 1 minus that in group 0. Where the mix of classes differs, so does it without any bias."""
-    right, count = (part.sum(-1, keepdims=True) for part in cells(table))
-    return gap(right, count, min_count)[..., 0]
-
-
-@_metric("two-sided", groups=2)
-def macro_recall_gap(table, *, min_count=1):
-    """Macro-recall in group 1 minus that in group 0, each over the classes that count in that group."""
-    recall = mean_of(rate(*cells(table), min_count))
-    return recall[..., 1] - recall[..., 0]
-
-
-@_metric()
-def bias_amplification(table, *, min_count=1):
-    """BiasAmp, attribute → task (Wang and Russakovsky 2021): do predictions follow the group more than labels do?
-
-    Mean over pairs (group a, class t) of Δ where P(a, t) > P(a)·P(t) among the labels, and of −Δ elsewhere, where Δ =
-    P(predicted t | a) − P(labelled t | a). Classes that are neither labelled nor predicted anywhere do not count.
-    """
-    labelled, predicted = table.sum(-1), table.sum(-2)
-    in_group, in_class = labelled.sum(-1, keepdims=True), labelled.sum(-2, keepdims=True)
-    change = rate(predicted - labelled, in_group, min_count)
-    correlated = labelled * in_group.sum(-2, keepdims=True) > in_group * in_class
-    by_class = mean_of(np.where(correlated, change, -change), axis=-2)
-    counts = (labelled + predicted).any(-2) & ((~np.isnan(change)).sum(-2) >= 2)
-    return mean_of(np.where(counts, by_class, np.nan))
-
-
-@_metric()
-def bias_amplification_mals(table, *, min_count=1):
-    """BiasAmp of Zhao et al. (2017): does the group that dominates a class's labels dominate its predictions even more?
-
-    Mean of b̃ − b over the pairs (group a, class t) with b > 1/|A|, where b is a's share of the images labelled t, b̃
-    its share of those predicted t, and |A| the number of groups (with two, b > 1/2). A class that is never predicted has
-    no b̃ and does not count; NaN where no pair is left.
-    """
-    labelled, predicted = table.sum(-1), table.sum(-2)
-    before, after = (rate(count, count.sum(-2, keepdims=True), min_count) for count in (labelled, predicted))
-    groups = labelled.any(-1).sum(-1)[..., None, None]
-    terms = np.where((before * groups > 1 + 1e-12) & (groups >= 2), after - before, np.nan)
-    return mean_of(terms.reshape(*terms.shape[:-2], -1))

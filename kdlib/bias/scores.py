@@ -1,27 +1,17 @@
-"""Bias figures that read a model's probabilities or logits, not its decisions alone: calibration by group, and leakage."""
+"""Bias figures that read a model's probabilities: calibration, Brier score, AUC and coverage by group."""
 
 from collections import namedtuple
 
 import numpy as np
 
-from kdlib.bias.tables import as_array, check_group, check_images, check_labels, plain, rate
-from kdlib.bias.uncertainty import permuted_images, quantiles
+from kdlib.bias.tables import as_array, check_group, check_index, check_labels, mean_of, plain, rate
 
 Calibration = namedtuple("Calibration", "confidence accuracy count ece")
-_LEAKAGE = [
-    "attacker",
-    "attacker_labels",
-    "leakage",
-    "floor",
-    "floor_low",
-    "floor_high",
-    "p_value",
-    "chance",
-    "accuracy",
-]
+Coverage = namedtuple("Coverage", "coverage threshold group_coverage group_accuracy")
 
 
-def _scores(values, name, images):
+def as_scores(values, name, images):
+    """Return finite scores (images, classes) as float64; raise ValueError otherwise."""
     values = as_array(values)
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"{name} must be (images, classes); their shape is {values.shape}")
@@ -33,7 +23,8 @@ def _scores(values, name, images):
 
 
 def _probabilities(y_prob, images):
-    y_prob = _scores(y_prob, "y_prob", images)
+    """Return probabilities (images, classes); raise ValueError for rows that do not sum to 1."""
+    y_prob = as_scores(y_prob, "y_prob", images)
     if y_prob.min() < 0 or np.abs(y_prob.sum(1) - 1).max() > 1e-3:
         raise ValueError(
             f"y_prob must be probabilities, rows of numbers from 0 that sum to 1; the least is {y_prob.min():g} and rows sum "
@@ -42,27 +33,52 @@ def _probabilities(y_prob, images):
     return y_prob
 
 
+def _known(y_true, y_prob, group, groups=None, numbered=False):
+    """Return checked labels, probabilities and groups of the images of known group, and the number of groups."""
+    check_index(y_true=y_true, y_prob=y_prob, group=group)
+    group, groups = check_group(group, groups, numbered)
+    (y_true,), _ = check_labels(group, as_array(y_prob).shape[-1], y_true=y_true)
+    y_prob, known = _probabilities(y_prob, len(y_true)), group >= 0
+    return y_true[known], y_prob[known], group[known], groups
+
+
 def calibration(y_true, y_prob, group, *, bins=10):
-    """Confidence against accuracy, by group: the tuple (confidence, accuracy, count, ece).
+    """Confidence against accuracy, by group, and the expected calibration error (ECE).
 
-    The first three are (G, bins): in each group, the mean probability of the predicted class, the share predicted right
-    (both NaN in an empty cell) and the images. The bins are the same for every group, and hold equally many images of all
-    groups together (ties of confidence stay in one bin). ece (G,): the expected calibration error Σ_b n_b/n · |accuracy_b −
-    confidence_b| (Naeini et al. 2015), NaN for a group without images; biased upward where images are few.
+    Parameters
+    ----------
+    y_true : array (N,)
+        Class indices.
+    y_prob : array (N, K)
+        Probabilities.
+    group : array (N,)
+        0, 1, …, or −1 where unknown: such images are left out.
+    bins : int
+        The same for every group; they hold equally many images of all groups together (ties of confidence stay in one bin).
 
-    y_true (N,) class indices; y_prob (N, K) probabilities; group (N,) 0, 1, …, or −1 where unknown: such images are left
-    out. ValueError for lengths that differ, NaN, rows that do not sum to 1, indices out of range, fewer than one bin.
+    Returns
+    -------
+    Calibration
+        The tuple (confidence, accuracy, count, ece). The first three are (G, bins): in each group, the mean probability of the
+        predicted class, the share predicted right (both NaN in an empty cell) and the images. ece (G,) is Σ_b n_b/n ·
+        |accuracy_b − confidence_b|, NaN for a group without images; biased upward where images are few.
+
+    Raises
+    ------
+    ValueError
+        For lengths that differ, NaN, rows that do not sum to 1, indices out of range, fewer than one bin.
+
+    References
+    ----------
+    Naeini et al. (2015), Obtaining well calibrated probabilities using Bayesian binning.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1; it is {bins}")
-    group, groups = check_group(group)
-    (y_true,), _ = check_labels(group, as_array(y_prob).shape[-1], y_true=y_true)
-    y_prob = _probabilities(y_prob, len(y_true))
-    known = group >= 0
-    confidence, right, group = y_prob.max(1)[known], (y_prob.argmax(1) == y_true)[known], group[known]
-    if not known.any():
+    y_true, y_prob, group, groups = _known(y_true, y_prob, group)
+    if not group.size:
         empty = np.full((groups, bins), np.nan)
         return Calibration(empty, empty, np.zeros((groups, bins), int), empty[:, 0])
+    confidence, right = y_prob.max(1), y_prob.argmax(1) == y_true
     edges = np.quantile(confidence, np.arange(1, bins) / bins)
     cell = group * bins + np.searchsorted(edges, confidence, side="right")
     count, total, hits = (
@@ -79,100 +95,108 @@ def calibration_gap(y_true, y_prob, group, *, bins=10):
     A small group has the larger ECE by chance alone: read it beside its noise floor, `noise_floor(calibration_gap, y_true,
     y_prob, group)`. NaN where a group has no images; ValueError as in `calibration`, and for more than two groups.
     """
+    check_index(y_true=y_true, y_prob=y_prob, group=group)
     group, _ = check_group(group, 2)
     ece = calibration(y_true, y_prob, group, bins=bins).ece
     return plain(ece[1] - ece[0])
 
 
-calibration_gap.tail = "two-sided"
+def group_brier(y_true, y_prob, group):
+    """Return the Brier score of each group: the mean of Σ_k (p_k − 1[y = k])², from 0 to 2. Shape (G,); arguments as
+    `calibration`.
 
-
-def degraded_labels(y_true, accuracy, num_classes, rng):
-    """The labels with as many of them wrong as a model of this accuracy has: chosen at random, each another class at random."""
-    degraded = y_true.copy()
-    wrong = rng.choice(len(y_true), round((1 - accuracy) * len(y_true)), replace=False)
-    degraded[wrong] = (y_true[wrong] + rng.integers(1, max(num_classes, 2), len(wrong))) % max(num_classes, 2)
-    return degraded
-
-
-def leakage(y_true, logits, group, *, folds=5, repeats=5, n=20, seed=0, together=None, attacker=None):
-    """How much more a model's logits tell of the group than labels with as many mistakes (Wang et al. 2019): a flat dict.
-
-    An attacker learns the group from the logits; its `attacker` is the accuracy on images left out, in `folds` parts of the
-    data. `attacker_labels` is the same from labels of which as many are wrong as the model has wrong, mean over `repeats`
-    draws: what the classes alone tell at that `accuracy`. `leakage` is the difference.
-
-    `floor`, `floor_low` and `floor_high` are the attacker's mean and 95 % range when the group is permuted within each
-    class, n times: logits that, given the class, hold nothing of the group. `p_value` as in `noise_floor`, so never below
-    1/(1 + n). `chance` is the share of the largest group. `images` counts those of known group, `unknown` the others.
-
-    y_true (N,) class indices; logits (N, K); group (N,) 0, 1, …, or −1 where unknown. together (N,): images with the same
-    number (pictures of one person, or one picture in two colours) stay on one side of a fold. attacker: a scikit-learn
-    classifier; by default a logistic regression on standardised logits. With one group only the figures are NaN; ValueError
-    for lengths that differ, NaN, indices out of range, groups with fewer images than folds, and n or repeats below 1.
+    References
+    ----------
+    Brier (1950), Verification of forecasts expressed in terms of probability.
     """
-    (y_true,), group, _, _ = check_images(group, as_array(logits).shape[-1], y_true=y_true)
-    logits, known = _scores(logits, "logits", len(y_true)), group >= 0
-    together = None if together is None else as_array(together)
-    if together is not None and together.shape != group.shape:
-        raise ValueError(
-            f"together must have one entry for each of the {len(group)} images; its shape is {together.shape}"
-        )
-    about = {"images": int(known.sum()), "unknown": int((~known).sum())}
-    y_true, group, logits = y_true[known], group[known], logits[known]
-    together = together if together is None else together[known]
-    sizes = np.bincount(group, minlength=2)
-    if (sizes > 0).sum() < 2:
-        return dict.fromkeys(_LEAKAGE, np.nan) | about
-    if sizes[sizes > 0].min() < folds or folds < 2:
-        raise ValueError(
-            f"leakage needs 2 folds or more, and as many images of each group; got {folds}, and {sizes} images"
-        )
-    if min(n, repeats) < 1:
-        raise ValueError(f"n and repeats must be at least 1; they are {n} and {repeats}")
-    rng, accuracy = np.random.default_rng(seed), np.mean(logits.argmax(1) == y_true)
+    y_true, y_prob, group, groups = _known(y_true, y_prob, group)
+    picked = y_prob[np.arange(len(y_true)), y_true]
+    return _group_mean((y_prob**2).sum(1) - 2 * picked + 1, group, groups)
 
-    def attacked(features, target):
-        return _attack(features, target, _folds(y_true, target, together, folds, rng), attacker)
 
-    found = attacked(logits, group)
-    one_hot = np.eye(max(logits.shape[1], 2))
-    labels = [attacked(one_hot[degraded_labels(y_true, accuracy, logits.shape[1], rng)], group) for _ in range(repeats)]
-    floor = np.array([attacked(logits, group[permuted_images(y_true, group, rng)[1]]) for _ in range(n)])
-    low, high = quantiles(floor)
-    p_value = (1 + (floor >= found - 1e-9).sum()) / (1 + n)
-    figures = (
-        found,
-        np.mean(labels),
-        found - np.mean(labels),
-        floor.mean(),
-        low,
-        high,
-        p_value,
-        sizes.max() / len(group),
+def group_overconfidence(y_true, y_prob, group):
+    """Return mean confidence − accuracy of each group, signed: above 0 it is surer than it is right. Shape (G,).
+
+    Unlike the ECE it is not biased upward in small groups. Arguments as in `calibration`.
+
+    References
+    ----------
+    Murphy (1973), A new vector partition of the probability score: reliability in the large.
+    """
+    y_true, y_prob, group, groups = _known(y_true, y_prob, group)
+    return _group_mean(y_prob.max(1) - (y_prob.argmax(1) == y_true), group, groups)
+
+
+def _group_mean(values, group, groups):
+    """Return the mean of each group, NaN without images."""
+    return rate(np.bincount(group, values, groups), np.bincount(group, minlength=groups))
+
+
+def group_auc(y_true, y_prob, group):
+    """Return the area under the ROC curve of each group: (G,), the mean over classes, one against the rest.
+
+    AUC_k(g) = P(p_k of an image of class k > p_k of another image), both of group g, ties counting half. A class without
+    images, or without others, in a group does not count there. Arguments as in `calibration`.
+
+    References
+    ----------
+    Hand and Till (2001), A simple generalisation of the area under the ROC curve for multiple class problems.
+    """
+    y_true, y_prob, group, groups = _known(y_true, y_prob, group)
+    areas = np.full((groups, y_prob.shape[1]), np.nan)
+    for g in range(groups):
+        labels, scores = y_true[group == g], y_prob[group == g]
+        for k in np.unique(labels):
+            of_class, others = scores[labels == k, k], np.sort(scores[labels != k, k])
+            if others.size:
+                below = np.searchsorted(others, of_class, "left") + np.searchsorted(others, of_class, "right")
+                areas[g, k] = below.mean() / 2 / others.size
+    return mean_of(areas)
+
+
+def auc_gap(y_true, y_prob, group):
+    """Return `group_auc` of group 1 minus that of group 0; ValueError for more than two groups."""
+    check_index(y_true=y_true, y_prob=y_prob, group=group)
+    group, _ = check_group(group, 2)
+    areas = group_auc(y_true, y_prob, group)
+    return plain(areas[1] - areas[0])
+
+
+calibration_gap.tail = auc_gap.tail = "two-sided"
+
+
+def accuracy_coverage(y_true, y_prob, group, *, coverage=None):
+    """Accuracy by group when the least confident images are left undecided, with one threshold for all groups.
+
+    Parameters
+    ----------
+    y_true, y_prob, group
+        As in `calibration`.
+    coverage : array (C,), optional
+        Shares of all images that are decided; by default .1, .2, … 1. Ties of confidence are decided together.
+
+    Returns
+    -------
+    Coverage
+        The tuple (coverage (C,), threshold (C,), group_coverage (G, C), group_accuracy (G, C)): the share of a group's images
+        whose confidence reaches the threshold, and the share of those that are right, NaN without any.
+
+    References
+    ----------
+    Jones et al. (2021), Selective classification can magnify disparities across groups.
+    """
+    coverage = np.arange(1, 11) / 10 if coverage is None else np.asarray(coverage, dtype=float)
+    if coverage.ndim != 1 or not ((coverage > 0) & (coverage <= 1)).all():
+        raise ValueError(f"coverage must hold shares above 0, up to 1; it is {coverage}")
+    y_true, y_prob, group, groups = _known(y_true, y_prob, group)
+    if not group.size:
+        empty = np.full((groups, len(coverage)), np.nan)
+        return Coverage(coverage, empty[0], empty, empty)
+    confidence, right = y_prob.max(1), y_prob.argmax(1) == y_true
+    wanted = np.ceil(coverage * len(confidence) - 1e-9).astype(int)
+    threshold = np.sort(confidence)[::-1][wanted - 1]
+    decided = confidence[:, None] >= threshold
+    count, hits = (
+        np.array([(rows[group == g]).sum(0) for g in range(groups)]) for rows in (decided, decided & right[:, None])
     )
-    return dict(zip(_LEAKAGE, map(float, (*figures, accuracy)), strict=True)) | about
-
-
-def _folds(y_true, group, together, folds, rng):
-    """(N,) the fold of each image. Folds hold as many of each class and group: a group that is rare in training is then not
-    common among what is left out, which would make an attacker that knows nothing worse than chance."""
-    unit = np.arange(len(y_true)) if together is None else np.unique(together, return_inverse=True)[1]
-    _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
-    kind = np.round(2 * np.bincount(unit, group) / sizes)  # of one group, of another, or mixed
-    order = np.lexsort((rng.random(len(first)), kind, y_true[first]))
-    fold = np.empty(len(first), int)
-    fold[order] = np.arange(len(first)) % folds
-    return fold[unit]
-
-
-def _attack(features, group, fold, attacker):
-    """Accuracy, on the folds left out of its training, of a classifier that predicts the group from the features."""
-    from sklearn.linear_model import LogisticRegression  # a second of import
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    if attacker is None:
-        attacker = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return np.mean(cross_val_predict(attacker, features, group, cv=PredefinedSplit(fold)) == group)
+    return Coverage(coverage, threshold, rate(count, np.bincount(group, minlength=groups)[:, None]), rate(hits, count))

@@ -1,46 +1,52 @@
-"""How sure a bias figure is: its noise floor under permuted groups, its bootstrap interval, its spread over images and seeds.
+"""How sure a bias figure is: its noise floor under permuted groups, and its bootstrap interval.
 
 Where a metric is a function of tables of counts, `noise_floor` and `bootstrap` draw tables instead of images, from the same
-distribution; every other metric is called once for each draw. Draws come in chunks, so memory does not grow with n."""
+distribution; every other metric is called once for each draw. Draws come in chunks, so memory does not grow with n. Where
+images are paired (`pair=`), groups are exchanged within pairs, and pairs are resampled: see `kdlib.bias.paired`."""
 
 import functools
+import inspect
 from collections import namedtuple
 
 import numpy as np
 
-from kdlib.bias.stats import student_interval
-from kdlib.bias.tables import as_array, as_vector, check_group, check_labels, mean_of, plain, table_of
+from kdlib.bias.intervals import mean_square_disparity_interval
+from kdlib.bias.metrics import WRONG_RIGHT, covariance_of_counts, mean_square_disparity
+from kdlib.bias.paired import PairCounts, exchange_strata, resampled_pairs, units_of
+from kdlib.bias.tables import Images, as_array, as_vector, cells, check_index, check_labels, mean_of, plain
 
 CHUNK = 2**21  # table entries drawn at a time (16 MiB); fixed, since it decides the order of the draws
+FULL = (
+    2**16
+)  # larger tables are reduced to right and wrong where that is enough; smaller ones keep the draws published with
 TOLERANCE = 1e-9  # replicates this close to the observed value tie with it
 
 NoiseFloor = namedtuple("NoiseFloor", "mean low high p_value value n")
 Interval = namedtuple("Interval", "value low high n")
-Spread = namedtuple("Spread", "value seeds_std seeds_low seeds_high images_std images_low images_high seeds n")
 
 
 # ---- draws
 
 
 def permuted_tables(table, size, rng):
-    """Tables with the group permuted within each class: a group's row is multivariate hypergeometric given the others'."""
+    """Return tables with the group permuted within each class: multivariate hypergeometric, group after group."""
     drawn = np.zeros((size, *table.shape), np.int64)
     for k, row in enumerate(table.sum(0)):
-        seen = np.flatnonzero(row)
-        if not seen.size:
+        occurring = np.flatnonzero(row)
+        if not occurring.size:
             continue
         last, counts = len(table) - 1, table[:, k].sum(-1)
-        ones = rng.multivariate_hypergeometric(row[seen], counts[last], size=size, method="marginals")
-        drawn[:, last, k, seen], left = ones, row[seen] - ones
+        ones = rng.multivariate_hypergeometric(row[occurring], counts[last], size=size, method="marginals")
+        drawn[:, last, k, occurring], left = ones, row[occurring] - ones
         for g in range(last - 1, 0, -1):
             ones = _hypergeometric(left, counts[g], rng)
-            drawn[:, g, k, seen], left = ones, left - ones
-        drawn[:, 0, k, seen] = left
+            drawn[:, g, k, occurring], left = ones, left - ones
+        drawn[:, 0, k, occurring] = left
     return drawn
 
 
 def _hypergeometric(left, n, rng):
-    """n images drawn without replacement from each row of `left` (size, M), which counts M kinds."""
+    """Return n images drawn without replacement from each row of `left` (size, M), which counts M kinds."""
     drawn, missing = np.zeros_like(left), np.full(len(left), n)
     for kind in range(left.shape[1]):
         others = left[:, kind + 1 :].sum(1)
@@ -50,66 +56,127 @@ def _hypergeometric(left, n, rng):
 
 
 def resampled_tables(table, size, rng):
-    """Tables of images drawn with replacement within each (group, class): every row is multinomial."""
+    """Return tables of images drawn with replacement within each (group, class): every row is multinomial."""
     drawn = np.zeros((size, *table.shape), np.int64)
     for g, k in np.ndindex(table.shape[:2]):
-        seen = np.flatnonzero(table[g, k])
-        if seen.size:
-            count = table[g, k, seen]
-            drawn[:, g, k, seen] = rng.multinomial(count.sum(), count / count.sum(), size=size)
+        occurring = np.flatnonzero(table[g, k])
+        if occurring.size:
+            count = table[g, k, occurring]
+            drawn[:, g, k, occurring] = rng.multinomial(count.sum(), count / count.sum(), size=size)
     return drawn
 
 
-def permuted_images(y_true, attribute, rng):
-    """Every image, and the one whose attribute it gets: permuted within classes, unknown ones staying in place."""
+def paired_tables(pairs, size, rng, permute, right=WRONG_RIGHT):
+    """Return replicates (of all images, of pairs, of pairs right in both groups): (size, G, K, M) twice, and (size, K)."""
+    alone = (permuted_tables if permute else resampled_tables)(pairs.alone, size, rng)
+    if permute:
+        paired, both = pairs.exchanged(size, rng), pairs.both(pairs.counts, right)
+    else:
+        drawn = pairs.resampled(size, rng)
+        paired, both = pairs.tables(drawn), pairs.both(drawn, right)
+    return alone + paired, paired, both
+
+
+def permuted_images(y_true, attribute, rng, units=None):
+    """Return every image, and the one whose attribute it gets: permuted within classes or pairs, unknown ones in place."""
     known, images = np.flatnonzero(attribute >= 0), np.arange(len(y_true))
+    stratum = (y_true if units is None else exchange_strata(y_true, units))[known]
     source = images.copy()
-    source[known[np.argsort(y_true[known], kind="stable")]] = known[np.lexsort((rng.random(known.size), y_true[known]))]
+    source[known[np.argsort(stratum, kind="stable")]] = known[np.lexsort((rng.random(known.size), stratum))]
     return images, source
 
 
 def resampled_images(y_true, attribute, rng):
-    """Images drawn with replacement within each (class, group), or each class if the attribute is fractional; twice."""
+    """Return images drawn with replacement within each (class, group), or class if the attribute is fractional; twice."""
     group = np.where(np.isnan(attribute), -1, attribute)
     group = group if (group == np.floor(group)).all() else np.zeros(len(group))
-    order, first, size = _strata(y_true, group)
+    order, first, size = strata(y_true, group)
     images = order[first + (rng.random(len(size)) * size).astype(int)]
     return images, images
 
 
-def _strata(y_true, group):
-    """(order, first, size): the images sorted by (class, group); for each, where its stratum begins and how large it is."""
+def strata(y_true, group):
+    """Return the images sorted by (class, group); for each, where its stratum begins, and how large it is."""
     _, stratum, sizes = np.unique(y_true * (group.max() + 2) + group, return_inverse=True, return_counts=True)
     return np.argsort(stratum, kind="stable"), np.repeat(np.cumsum(sizes) - sizes, sizes), np.repeat(sizes, sizes)
 
 
 def collect(draw, n, seed, entries=CHUNK):
-    """draw(size, generator) for n replicates, at most CHUNK table entries at a time: shape (n, ...)."""
+    """Return draw(size, generator) for n replicates, at most CHUNK table entries at a time: shape (n, ...)."""
     if n < 1:
         raise ValueError(f"n, the number of replicates, must be at least 1; it is {n}")
     rng, step = np.random.default_rng(seed), max(1, CHUNK // entries)
     return np.concatenate([draw(min(step, n - done), rng) for done in range(0, n, step)])
 
 
-def replicates_of(metric, y_true, y_pred, group, n, seed, options, draw_tables, draw_images):
-    """The metric at n draws: of tables, if it is a function of those, otherwise of images, with one call for each."""
+def table_replicates(metric, images, table, n, seed, options, *, permute, units=None):
+    """Return the metric (n, ...) of `n` tables drawn like that of `images`, of which those with the same unit are a pair."""
+    y_true, y_pred = images.labels
+    of_cells = getattr(metric, "of_cells", None)
+    if units is None:
+        if of_cells and table.size > FULL:
+            right, count = cells(table)
+            table, evaluate = np.stack([count - right, right], axis=-1), _at_right(of_cells, options)
+        else:
+            evaluate = functools.partial(metric.of_tables, **options)
+        draw = permuted_tables if permute else resampled_tables
+        return collect(lambda size, rng: evaluate(draw(table, size, rng)), n, seed, table.size)
+    values, kinds = (y_true == y_pred).astype(int), 2
+    if not of_cells:
+        values, kinds = y_pred, images.num_classes
+    pairs = PairCounts(y_true, values, images.group, units, (images.groups, images.num_classes, kinds))
+    right = WRONG_RIGHT if of_cells else np.eye(images.num_classes, dtype=bool)
+    evaluate = _at_right(of_cells, options) if of_cells else functools.partial(metric.of_tables, **options)
+
+    def draw_pairs(size, rng):
+        tables, paired, both = paired_tables(pairs, size, rng, permute, right)
+        if not metric.paired:
+            return evaluate(tables)
+        return evaluate(tables, covariance=covariance_of_counts(paired, both, tables - paired))
+
+    return collect(draw_pairs, n, seed, 3 * pairs.alone.size)
+
+
+def _at_right(of_cells, options):
+    """Return the metric as a function of tables (..., G, K, 2) of images wrong and right."""
+    return lambda table, **more: of_cells(table[..., 1], table.sum(-1), **options, **more)
+
+
+def replicates_of(metric, y_true, y_pred, group, n, seed, options, *, permute, pair=None):
+    """Return the metric at n draws: of tables, if it is a function of those, otherwise of images, with one call for each."""
     if hasattr(metric, "of_tables"):
         options = dict(options)
-        table = table_of(y_true, y_pred, group, options.pop("num_classes", None), metric.groups)
-        at_tables = functools.partial(metric.of_tables, **options)
-        return collect(lambda size, rng: at_tables(draw_tables(table, size, rng)), n, seed, table.size)
+        images = Images(group, options.pop("num_classes", None), metric.groups, y_true=y_true, y_pred=y_pred)
+        units = units_of(images.labels[0], images.group, pair)
+        drawn = table_replicates(metric, images, images.table(), n, seed, options, permute=permute, units=units)
+        return images.by_class(drawn) if drawn.ndim > 1 else drawn
     y_pred, group = as_array(y_pred), as_vector(group, "group")
     (y_true,), _ = check_labels(group, None, y_true=y_true)
+    units = units_of(y_true, group, pair)
+    takes_pair = units is not None and _takes_pair(metric)
 
     def draw(_, rng):
-        images, source = draw_images(y_true, group, rng)
-        return np.asarray(metric(y_true[images], y_pred[images], group[source], **options), dtype=float)[None]
+        ids = pair
+        if permute:
+            images, source = permuted_images(y_true, group, rng, units)
+        elif units is None:
+            images, source = resampled_images(y_true, group, rng)
+        else:
+            images, ids = resampled_pairs(y_true, group, units, rng)
+            source = images
+        more = {"pair": ids} if takes_pair else {}
+        return np.asarray(metric(y_true[images], y_pred[images], group[source], **options, **more), dtype=float)[None]
 
     return collect(draw, n, seed)
 
 
+def _takes_pair(metric):
+    """Whether the metric itself has a parameter `pair`."""
+    return "pair" in inspect.signature(metric).parameters
+
+
 def quantiles(replicates, levels=(0.025, 0.975)):
-    """Quantiles along the first axis, passing over NaN; NaN where there is nothing else."""
+    """Return quantiles along the first axis, passing over NaN; NaN where there is nothing else."""
     columns = replicates.reshape(len(replicates), -1)
     counted = ~np.isnan(columns).all(0)
     bounds = np.full((len(levels), columns.shape[1]), np.nan)
@@ -120,116 +187,86 @@ def quantiles(replicates, levels=(0.025, 0.975)):
 # ---- one model
 
 
-def noise_floor(metric, y_true, y_pred, group, *, n=2000, seed=0, **kw):
-    """What the metric shows when predictions ignore the group: the tuple (mean, low, high, p_value, value, n).
-
-    The group is permuted within each class n times: the exact null of predictions that, given the class, do not depend
-    on it. `mean`, `low`, `high` (2.5 % and 97.5 %) describe the permuted values, `value` is the observed one. p_value =
-    (1 + #{permuted ≥ observed}) / (1 + n), never 0 (Phipson and Smyth 2010); with ≤ for worst_cell_accuracy; and for
-    signed figures (class_disparity, mean_disparity, the gaps, fractional_disparity) twice the smaller of both, at most
-    1. The fields are vectors where the metric is one. NaN is passed over, unless the observed value is NaN.
-
-    `metric` is a function of this module, or any metric(y_true, y_pred, group, **kw) that is larger with more bias;
-    `kw` goes to it. What counts predictions in groups draws tables from the exact distribution, in about 0.1 s; all
-    else is called n times. Unknown groups stay in place. For fractional_disparity, pass the share as `group`; for
-    calibration_gap, the probabilities as `y_pred`.
-    """
-    value = metric(y_true, y_pred, group, **kw)
-    replicates = replicates_of(metric, y_true, y_pred, group, n, seed, kw, permuted_tables, permuted_images)
+def floor_of(value, replicates, tail):
+    """Return the NoiseFloor of an observed value and its replicates under the null."""
+    n = len(replicates)
     greater = 1 + (replicates >= np.subtract(value, TOLERANCE)).sum(0)
     less = 1 + (replicates <= np.add(value, TOLERANCE)).sum(0)
     extreme = {"greater": greater, "less": less, "two-sided": 2 * np.minimum(greater, less)}
-    p_value = np.minimum(1, extreme[getattr(metric, "tail", "greater")] / (1 + (~np.isnan(replicates)).sum(0)))
+    p_value = np.minimum(1, extreme[tail] / (1 + (~np.isnan(replicates)).sum(0)))
     p_value = plain(np.where(np.isnan(value), np.nan, p_value))
     return NoiseFloor(plain(mean_of(replicates, axis=0)), *quantiles(replicates), p_value, value, n)
 
 
-def bootstrap(metric, y_true, y_pred, group, *, n=2000, seed=0, **kw):
-    """The metric's 95 % bootstrap interval: the tuple (value, low, high, n), of vectors where the metric is one.
+def noise_floor(metric, y_true, y_pred, group, *, pair=None, n=2000, seed=0, **kw):
+    """What the metric shows when predictions ignore the group.
 
-    Images are drawn with replacement within each (class, group), so cells keep their sizes. `low` and `high` are the
-    2.5 % and 97.5 % quantiles of the replicates after their mean is moved onto the value: those of |d| and d² lie too
-    high, as they carry the noise twice. (An interval may then pass a metric's bounds a little.) MAD is biased upward
-    and this is an interval for the biased figure: read it against its `noise_floor`, or bootstrap the signed
-    class_disparity and the unbiased mean_square_disparity.
+    The group is permuted n times within each class: the exact null of predictions that, given the class, do not depend on it.
+    Where images are paired it is exchanged within each pair, since the images of a pair are not independent: the exact null of
+    predictions whose errors fall on both groups alike. The floor of a model blind to the group is then exactly 0, and p is 1.
 
-    Replicates of U carry the noise twice in their spread as well, √3 times too much for a fair classifier. Its interval
-    holds those values θ of the mean squared disparity from which the observed U is no farther than 95 % of the replicates
-    are from their mean, in units of the replicates' standard deviation and of that which U has at θ, given by its cells.
+    Parameters
+    ----------
+    metric : callable
+        A function of this module, or any metric(y_true, y_pred, group, **kw) that is larger with more bias. Functions of tables
+        of counts take about 0.1 s; all others are called n times.
+    y_true, y_pred, group : arrays (N,)
+        As the metric takes them. Unknown groups stay in place. For fractional_disparity, pass the share as `group`; for
+        calibration_gap, the probabilities as `y_pred`.
+    pair : array (N,), optional
+        Which original each image shows: images of one class and id in several groups are a pair; with more than two groups the
+        groups are permuted within it. Images without a partner are permuted among themselves within their class.
+    n : int
+        Permutations.
+    seed : int
+    **kw
+        Options of the metric.
 
-    Cells with few images, or with all right or all wrong, vary too little when resampled. `metric` and `kw` are as in
-    `noise_floor`; shares are drawn within each class.
+    Returns
+    -------
+    NoiseFloor
+        The tuple (mean, low, high, p_value, value, n), of vectors where the metric is one: mean, 2.5 % and 97.5 % of the
+        permuted values; `value` is the observed one. p_value = (1 + #{permuted ≥ observed}) / (1 + n), never 0; with ≤ for
+        figures that are smaller with more bias; and for signed figures twice the smaller of both, at most 1. NaN is passed
+        over, unless the observed value is NaN.
+
+    References
+    ----------
+    Phipson and Smyth (2010), Permutation p-values should never be zero.
     """
-    value = metric(y_true, y_pred, group, **kw)
-    replicates = replicates_of(metric, y_true, y_pred, group, n, seed, kw, resampled_tables, resampled_images)
-    away = replicates - mean_of(replicates, axis=0)
-    if hasattr(metric, "variance"):
-        table = table_of(y_true, y_pred, group, kw.pop("num_classes", None), metric.groups)
-        return Interval(value, *_from_variance(value, away, *metric.variance(table, **kw)), n)
-    return Interval(value, *quantiles(away + value), n)
+    check_index(y_true=y_true, y_pred=y_pred, group=group, pair=pair)
+    more = {"pair": pair} if pair is not None and _takes_pair(metric) else {}
+    value = metric(y_true, y_pred, group, **kw, **more)
+    replicates = replicates_of(metric, y_true, y_pred, group, n, seed, kw, permute=True, pair=pair)
+    return floor_of(value, replicates, getattr(metric, "tail", "greater"))
 
 
-def _from_variance(value, away, at_zero, slope):
-    """The θ between which |value − θ| / √(at_zero + slope·θ) is at most the 95 % quantile of the replicates' |away|."""
-    spread = away.std()
-    if not spread > TOLERANCE:  # nothing varies, or the value is NaN
-        return value, value
+def bootstrap(metric, y_true, y_pred, group, *, pair=None, n=2000, seed=0, **kw):
+    """The metric's 95 % bootstrap interval.
 
-    def solve(quantile):
-        below = value - quantile * np.sqrt(at_zero)
-        if below <= 0:  # θ = 0 is fair: below it the variance is that of a fair classifier
-            return float(below)
-        middle = value + quantile**2 * slope / 2
-        return float(middle - np.sign(quantile) * np.sqrt(middle**2 - value**2 + quantile**2 * at_zero))
+    Images are drawn with replacement within each (class, group), so cells keep their sizes; where images are paired, pairs are
+    drawn within each class. `low` and `high` are the 2.5 % and 97.5 % quantiles of the replicates after their mean is moved
+    onto the value: those of |d| and d² lie too high, as they carry the noise twice. (An interval may then pass a metric's
+    bounds a little.) MAD is biased upward and this is an interval for the biased figure: read it against its `noise_floor`.
 
-    farthest = np.quantile(np.abs(away) / spread, 0.95)
-    return solve(farthest), solve(-farthest)
+    Cells with few images, or with all right or all wrong, vary too little when resampled: for d_k prefer
+    `class_disparity_interval`. For mean_square_disparity this is `mean_square_disparity_interval`, without any draws.
 
+    Parameters
+    ----------
+    metric, y_true, y_pred, group, pair, n, seed, **kw
+        As in `noise_floor`; shares are drawn within each class.
 
-# ---- several models that differ in their seed
-
-
-def sources_of_spread(metric, y_true, predictions, group, *, n=2000, seed=0, **kw):
-    """A metric's mean over models that differ only in their seed, and its two sources of spread, which do not add to one:
-
-    training, the images staying as they are: `seeds_std` is the standard deviation between the models, `seeds_low` and
-    `seeds_high` Student's 95 % interval of their mean (NaN for one model);
-    images, the models staying as they are: `images_std` is the standard deviation of the models' mean when images are
-    drawn with replacement within each (class, group), the same for every model; `images_low` and `images_high` its 95 %
-    interval, centred as in `bootstrap`.
-
-    predictions: (S, N) class indices of S models. Returns the tuple Spread, with `value`, the number of models `seeds` and of
-    draws `n`; its fields are vectors where the metric is one. Unknown groups are left out. ValueError as in the metric.
+    Returns
+    -------
+    Interval
+        The tuple (value, low, high, n), of vectors where the metric is one.
     """
-    predictions = as_array(predictions)
-    if predictions.ndim != 2 or not len(predictions):
-        raise ValueError(f"predictions must be (models, images); their shape is {predictions.shape}")
-    if kw.get("num_classes") is None and predictions.size and as_array(y_true).size:  # one number for all models
-        kw = kw | {"num_classes": int(max(as_array(y_true).max(), predictions.max())) + 1}
-    values = np.array([metric(y_true, predicted, group, **kw) for predicted in predictions])
-    group, groups = check_group(group, getattr(metric, "groups", None))
-    known = group >= 0
-    y_true, predictions = (as_array(labels).astype(np.int64)[..., known] for labels in (y_true, predictions))
-    group = group[known]
-    fields = values.std(axis=0, ddof=1) if len(values) > 1 else values[0] * np.nan, *student_interval(values)
-    if not known.any():
-        return Spread(plain(values.mean(0)), *map(plain, (*fields, *[values[0] * np.nan] * 3)), len(values), n)
-    classes = kw.get("num_classes") or int(max(y_true.max(), predictions.max())) + 1
-    options = {name: value for name, value in kw.items() if name != "num_classes"}
-    order, first, size = _strata(y_true, group)
-
-    def draw(count, rng):
-        images = order[first + (rng.random((count, len(size))) * size).astype(int)]
-        if not hasattr(metric, "of_tables"):
-            every = [[metric(y_true[i], predicted[i], group[i], **kw) for predicted in predictions] for i in images]
-            return np.mean(every, axis=1)
-        shape = count, groups, classes, classes
-        cell = np.ravel_multi_index((np.arange(count)[:, None], group[order], y_true[order], 0), shape)
-        flat = ((cell + predicted[images]).ravel() for predicted in predictions)  # cells keep their images' places
-        tables = (np.bincount(places, minlength=np.prod(shape)).reshape(shape) for places in flat)
-        return np.mean([metric.of_tables(table, **options) for table in tables], axis=0)
-
-    entries = max(len(y_true), groups * classes**2) if hasattr(metric, "of_tables") else CHUNK
-    drawn = collect(draw, n, seed, entries)
-    images = drawn.std(axis=0, ddof=1), *quantiles(drawn - mean_of(drawn, axis=0) + values.mean(0))
-    return Spread(plain(values.mean(0)), *map(plain, (*fields, *images)), len(values), n)
+    check_index(y_true=y_true, y_pred=y_pred, group=group, pair=pair)
+    if metric is mean_square_disparity:
+        collect(lambda size, rng: np.zeros(size), n, seed)  # refuses the same n
+        return Interval(*mean_square_disparity_interval(y_true, y_pred, group, pair=pair, **kw), n)
+    more = {"pair": pair} if pair is not None and _takes_pair(metric) else {}
+    value = metric(y_true, y_pred, group, **kw, **more)
+    replicates = replicates_of(metric, y_true, y_pred, group, n, seed, kw, permute=False, pair=pair)
+    return Interval(value, *quantiles(replicates - mean_of(replicates, axis=0) + value), n)
