@@ -98,8 +98,8 @@ def prepare(*, classes=16, rule="specified", size=226, val_share=0.2, seed=0, le
     splits, left_out = pictures.split_pictures("wider", files, columns, parts, size, leave_out)
     mean, std = IMAGENET
     names = {16: CLASSES, 30: SCENES}[classes]
-    look = {"mean": mean, "std": std, "padding": 0, "flip": False}
-    return Dataset("wider", names, ("female", "male"), **splits, **look, left_out=left_out)
+    groups = ("female", "male")
+    return Dataset("wider", names, groups, **splits, mean=mean, std=std, padding=0, flip=False, left_out=left_out)
 
 
 def stamp(**_) -> str | None:
