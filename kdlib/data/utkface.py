@@ -177,7 +177,7 @@ def _check_classes(labels, names, place):
 def stamp(**_) -> str | None:
     """Return what changes when the images or the .npz file do; None if there are none."""
     place = _place()
-    return place and folders.stamp(place)
+    return folders.stamp(place) if place else None
 
 
 def _place() -> Path | None:
