@@ -1,4 +1,4 @@
-"""What makes a sweep cheap changes nothing: the teacher is paid for once, precision is decided once and said."""
+"""What makes a sweep cheap changes no result: teacher outputs are computed once; precision is chosen and logged once."""
 
 import numpy as np
 import pytest
@@ -19,18 +19,18 @@ def test_only_the_first_of_sixteen_runs_pays_for_the_teacher(tiny, monkeypatch):
     kinds += [{"method": "ckd", "temperature": 1.0 + number} for number in range(16 - len(kinds))]
     todo = [runs.Run(**SMALL | {"epochs": 1}, **kind).resolved() for kind in kinds]
     assert len(todo) == 16
-    asked, original = [], training._train
+    forwards, original = [], training._train
 
-    def train(this, log, checkpoint_seconds):
-        record = original(this, log, checkpoint_seconds)
-        if this.method != "scratch":
-            asked.append(networks._bank(this.teacher_run(), paths.runs_folder()).forwards)
+    def train(run, log, checkpoint_seconds):
+        record = original(run, log, checkpoint_seconds)
+        if run.method != "scratch":
+            forwards.append(networks._bank(run.teacher_run(), paths.runs_folder()).forwards)
         return record
 
     monkeypatch.setattr(training, "_train", train)
     sweep.sweep(todo, workers=1, log=lambda line: None)
-    assert len(asked) == 16
-    assert asked[0] == asked[-1] <= 120
+    assert len(forwards) == 16
+    assert forwards[0] == forwards[-1] <= 120
 
 
 def test_methods_say_whether_they_read_the_teachers_embedding():
@@ -55,28 +55,28 @@ def test_methods_say_whether_they_read_the_teachers_embedding():
         (True, "digits_s", "float32"),
     ],
 )
-def test_precision_is_decided_and_said(has_it, data, expected, monkeypatch):
+def test_precision_is_chosen_and_logged(has_it, data, expected, monkeypatch):
     monkeypatch.setattr(machine, "cpu_has_bfloat16", lambda: has_it)
     run = runs.Run(data=data, student="resnet8", device="cpu")
     assert settings.precision_line(run).startswith(f"precision {expected}: ")
     assert run.resolved().precision == run.teacher_run().precision == expected
-    asked = runs.Run(data=data, student="resnet8", device="cpu", precision="float32")
-    assert (settings.precision_line(asked), asked.resolved().precision) == ("", "float32")
+    requested = runs.Run(data=data, student="resnet8", device="cpu", precision="float32")
+    assert (settings.precision_line(requested), requested.resolved().precision) == ("", "float32")
 
 
-def test_a_run_in_bfloat16_has_its_teacher_and_its_looks_in_it_and_its_result_in_float32(tiny, monkeypatch):
-    asked, original = [], evaluate.predict
+def test_a_bfloat16_run_evaluates_its_epochs_in_bfloat16_and_its_result_in_float32(tiny, monkeypatch):
+    calls, original = [], evaluate.predict
 
     def predict(model, images, **options):
-        asked.append((len(images), options.get("precision", "float32")))
+        calls.append((len(images), options.get("precision", "float32")))
         return original(model, images, **options)
 
     run = runs.Run(**SMALL, precision="bfloat16").resolved()
     runs.run(run.teacher_run(), log=list)
     monkeypatch.setattr(evaluate, "predict", predict)
     record = runs.run(run, log=list)
-    looks, results = [(60, "bfloat16"), (100, "bfloat16")] * 2, [(60, "float32"), (100, "float32")]
-    assert asked == looks + results
+    epochs, results = [(60, "bfloat16"), (100, "bfloat16")] * 2, [(60, "float32"), (100, "float32")]
+    assert calls == epochs + results
     assert networks._bank(run.teacher_run(), paths.runs_folder()).precision == "bfloat16"
     with torch.no_grad():
         plain = runs.load_model(run)(runs.on_device(run, "test").plain(0, 100)).logits
@@ -88,16 +88,16 @@ def test_predictions_in_bfloat16_are_those_of_the_network_under_autocast(digits)
     torch.manual_seed(0)
     model = models.build_model("convnet_8", 10).eval()
     images = Images(digits.test.images[:64], digits.mean, digits.std)
-    found, exact = evaluate.predict(model, images, precision="bfloat16"), evaluate.predict(model, images)
+    half, exact = evaluate.predict(model, images, precision="bfloat16"), evaluate.predict(model, images)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         plain = model(images.plain(0, 64))
     for name in Output._fields:
-        assert getattr(found, name).dtype == torch.float32
-        assert torch.equal(getattr(found, name), getattr(plain, name).float())
-        assert not torch.equal(getattr(found, name), getattr(exact, name))
+        assert getattr(half, name).dtype == torch.float32
+        assert torch.equal(getattr(half, name), getattr(plain, name).float())
+        assert not torch.equal(getattr(half, name), getattr(exact, name))
 
 
-def test_a_run_and_a_sweep_say_their_precision_once(tiny):
+def test_a_run_and_a_sweep_log_their_precision_once(tiny):
     lines = []
     first, *others = [runs.Run(**SMALL, method=method) for method in ("scratch", "ckd", "rkd")]
     runs.run(first, log=lines.append)

@@ -82,9 +82,9 @@ def joined(outputs):
     ("dtype", "precision", "rounding"),
     [(torch.float32, "float32", 1e-6), (torch.float16, "float32", 2**-11), (torch.float32, "bfloat16", 2**-8)],
 )
-def test_bank_equals_the_plain_teacher_whoever_asked_first(dtype, precision, rounding):
+def test_bank_equals_the_plain_teacher_in_any_order(dtype, precision, rounding):
     kept, (images, teacher) = bank(dtype=dtype, precision=precision), images_and_teacher()
-    asked = set()
+    requested = set()
     for pieces, view in [*epochs(6), *epochs(8)]:  # the first six come again
         for piece, shown, output in zip(pieces, view.split((5, 4, 3)), kept.batches(pieces, view), strict=True):
             with torch.no_grad(), models.in_precision(precision, "cpu"):
@@ -92,11 +92,11 @@ def test_bank_equals_the_plain_teacher_whoever_asked_first(dtype, precision, rou
             for ours, expected in zip(output, plain, strict=True):
                 scale = expected.float().abs().max().item() if precision == "bfloat16" else 0
                 torch.testing.assert_close(ours, expected.float(), rtol=rounding, atol=max(1e-6, rounding * scale))
-        asked |= set(zip(torch.cat(pieces).tolist(), view.tolist(), strict=True))
-    assert kept.forwards == kept.shelves["logits"].used == len(asked) < 96
+        requested |= set(zip(torch.cat(pieces).tolist(), view.tolist(), strict=True))
+    assert kept.forwards == kept.shelves["logits"].used == len(requested) < 96
 
 
-def test_a_bank_computes_in_the_precision_that_it_is_asked_for():
+def test_a_bank_computes_in_its_precision():
     (pieces, view), *_ = epochs(1)
     full, half = (joined(bank(precision=precision).batches(pieces, view)) for precision in ("float32", "bfloat16"))
     for one, other in zip(full, half, strict=True):
@@ -113,7 +113,7 @@ def test_a_second_pass_costs_no_forward():
         assert torch.equal(one, other)
 
 
-def test_no_bit_depends_on_batches_on_what_was_asked_before_or_on_the_room():
+def test_no_bit_depends_on_batches_on_earlier_requests_or_on_memory():
     expected = [joined(bank().batches(pieces, view)) for pieces, view in epochs(5)]
     row = 4 * (3 + 32)
     for kept, sizes in (
@@ -148,9 +148,9 @@ def test_an_image_drawn_twice_may_come_under_two_views():
     assert not torch.allclose(plain[0], plain[1])
 
 
-@pytest.mark.parametrize("room", [0, 10 * 4 * 35])
-def test_without_room_outputs_are_computed_each_time_and_a_line_says_so(room):
-    lines, kept = [], bank(budget=room)
+@pytest.mark.parametrize("budget", [0, 10 * 4 * 35])
+def test_outputs_that_do_not_fit_are_recomputed_and_logged_once(budget):
+    lines, kept = [], bank(budget=budget)
     kept.log = lines.append
     (pieces, view), *_ = epochs(1)
     for _ in range(3):

@@ -56,9 +56,9 @@ def test_one_seed_gives_one_result_bit_for_bit(method):
 def test_a_run_takes_the_same_steps_with_a_bank_as_without(method):
     filled = teacher_bank()
     first = go(method, bank=filled)[0]
-    asked = filled.forwards
+    forwards = filled.forwards
     assert same(first, go(method, bank=filled)[0])
-    assert filled.forwards == asked <= 3 * 40
+    assert filled.forwards == forwards <= 3 * 40
     without = teacher_bank(budget=0)
     assert same(first, go(method, bank=without)[0])
     assert without.forwards == 3 * 40
@@ -251,7 +251,7 @@ def test_every_step_sums_the_named_terms_and_training_lowers_the_loss():
 
 
 def test_the_distillation_term_teaches_without_labels():
-    """The regression that hid in the earlier study: a KD term that is 0 leaves the student where it was."""
+    """A regression of the earlier study: with a KD term of 0 the student learned nothing from the teacher."""
     torch.manual_seed(0)
     model, bank = models.build_model("convnet_4", 3), teacher_bank()
     with torch.no_grad():
@@ -267,7 +267,7 @@ def test_the_distillation_term_teaches_without_labels():
 
 
 def test_kdpp_and_rkd_reach_the_backbone():
-    """Two more of those regressions: detached features, and relations of logits in place of embeddings."""
+    """Two more regressions of the earlier study: detached features, and relations of logits instead of embeddings."""
     for method, term in (("rkd", "distance"), ("rkd", "angle"), ("kdpp", "nd")):
         torch.manual_seed(0)
         model, bank = models.build_model("convnet_4", 3), teacher_bank()
