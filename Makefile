@@ -17,7 +17,7 @@ DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test lint lab bench clean lock $(ONE)
+.PHONY: help setup all executed test lint verify lab bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
@@ -57,6 +57,9 @@ lint: setup      ## check style, types, and that notebooks hold no outputs
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify --keep-id notebooks/*.ipynb
 	$(BIN)/mypy
+
+verify: setup    ## rebuild what reports/published says from its predictions, without training; fail on any difference
+	$(BIN)/python -m kdlib verify
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
