@@ -9,6 +9,7 @@ import pytest
 from kdlib import data, paths
 from kdlib.runs import networks, settings
 
+pytest.register_assert_rewrite("s3_examples")
 REAL_DATA = os.environ.get("KDLIB_DATA")  # a folder with downloaded sets, for the tests that want them
 
 

@@ -362,7 +362,8 @@ def test_merging_counts_a_boy_taken_for_a_girl_as_recognised(archives):
         assert bias.mean_absolute_disparity(*both, group, num_classes=98) == disparity
 
 
-def test_a_published_checkpoint_is_a_teacher_without_training(archives):
+def test_a_published_checkpoint_is_a_teacher_without_training(folder):
+    np.savez(folder / "cifar100.npz", **arrays("cifar100", train=3, test=1))
     small = {"data": "cifar100", "student": "resnet8", "device": "cpu", "epochs": 1, "batch_size": 256}
     distilled = runs.Run(**small, teacher="resnet8", method="kdpp", teacher_weights="published")
     with pytest.raises(FileNotFoundError, match="fetch cifar_teachers"):

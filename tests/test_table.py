@@ -191,7 +191,7 @@ def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_shar
     assert sum(len(split) for split in dataset.splits.values()) == 39
     for split in dataset.splits.values():
         assert split.group.tolist() == [number // 2 % 2 for number in numbers(split)]
-    with pytest.raises(ValueError, match=r"no row of .* names a picture: .*pictures are as 'cat/picture 0\.png'"):
+    with pytest.raises(ValueError, match=r"no row of .* names an image: .*images are as 'cat/picture 0\.png'"):
         table.prepare(path="mine", table=write_table([(row, "file", f"{row}.png") for row in range(40)], group=sex))
 
 
@@ -346,11 +346,11 @@ def test_links_are_followed_but_not_in_a_circle(place):
 def test_a_class_without_pictures_and_a_folder_that_cannot_be_read_are_named(place, monkeypatch):
     (place / "emu").mkdir()
     (place / "emu" / "readme.txt").write_text("none yet")
-    with pytest.raises(ValueError, match="no picture of class 'emu'"):
+    with pytest.raises(ValueError, match="no image of class 'emu'"):
         table.prepare(path="mine", size=8)
     for name in ("one.png", "two.png"):
         (place / "emu" / name).write_text("no picture")
-    with pytest.raises(ValueError, match="no training picture of class 'emu'"):
+    with pytest.raises(ValueError, match="no training image of class 'emu'"):
         table.prepare(path="mine", size=8, leave_out=0.1)
 
     def scandir(path, real=os.scandir):
@@ -408,16 +408,16 @@ def test_arrays_in_every_form(place):
         ({"classes": np.array(["cat", "cat"])}, "two classes of one name among cat, cat"),
         ({"classes": np.array([0.5, 1])}, r"classes of float64 \(2,\)"),
         ({"group": np.arange(4)}, r"group of shape \(4,\)"),
-        ({"group": np.linspace(0, 1.1, 40)}, "group of picture 37 is '1.0"),
-        ({"share": np.full(40, 1.5)}, "share of picture 1 is '1.5'"),
+        ({"group": np.linspace(0, 1.1, 40)}, "group of image 37 is '1.0"),
+        ({"share": np.full(40, 1.5)}, "share of image 1 is '1.5'"),
         (
             {"labels": np.array([0] * 38 + [1] * 2), "split": ["train"] * 20 + ["test"] * 20},
-            "no training picture of class '1'",
+            "no training image of class '1'",
         ),
         ({"labels": np.array([0] * 39 + [1])}, "class '1' has one image"),
         ({"labels": np.zeros(40, int)}, "one class, '0'"),
         ({"group": np.arange(40) % 2}, "no class has images of two groups"),
-        ({"split": np.array(["train"] * 40)}, "no picture is left for test"),
+        ({"split": np.array(["train"] * 40)}, "no image is left for test"),
     ],
 )
 def test_wrong_arrays_are_named(changes, message, place):

@@ -116,8 +116,8 @@ def option_text(name, text) -> str:
 
 
 def about(name) -> str:
-    """Return what the data set `name` is, in a few sentences: its function's docstring up to the parameters."""
-    return (inspect.getdoc(_function(name)) or "").split("\n\nParameters\n")[0]
+    """Return what the data set `name` is, in a few sentences: its function's docstring up to the options."""
+    return re.split(r"\n\n(?:Parameters\n|Options: )", inspect.getdoc(_function(name)) or "")[0]
 
 
 def defaults(name) -> dict:

@@ -1,4 +1,4 @@
-"""Options as text, as "label=race, size=32": read in the types of their defaults, and written in one spelling."""
+"""Options as text such as "label=race, size=32": read in the types of their defaults, and written in one spelling."""
 
 import csv
 
@@ -6,7 +6,7 @@ from kdlib import names
 
 
 def parse(text, defaults, owner) -> dict:
-    """Return the options in `text`, as "label=race, size=32", in the types of their defaults.
+    """Return the options in `text`, such as "label=race, size=32", in the types of their defaults.
 
     Several numbers are separated by blanks ("bands=20 40"); a comma within a value needs quotes ('"path=faces, old"').
 
@@ -16,12 +16,12 @@ def parse(text, defaults, owner) -> dict:
     defaults : dict
         {option: default}; a default of None stands for a number or "none".
     owner : str
-        Whose options they are, for messages, as "data set utkface".
+        Whose options they are, for messages, such as "data set utkface".
 
     Raises
     ------
     ValueError
-        For an unknown option, one that is given twice and a value of another type.
+        For an unknown option, an option that is given twice, and a value of another type.
     """
     options = {}
     try:
@@ -56,7 +56,7 @@ def spell(options, defaults) -> str:
 
 
 def _typed(text, default):
-    """`text` in the type of `default`; where that is None, a number or "none". ValueError or KeyError where it is none."""
+    """`text` in the type of `default`; if that is None, a number or "none". ValueError or KeyError if it is neither."""
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(default, tuple):

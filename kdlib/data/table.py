@@ -123,7 +123,10 @@ def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
         Before the names of cached images.
     """
     source, leave_out = source or place, options["leave_out"]
-    label = None if frame is None else rows.column(frame, options["label"], "label", source)
+    label, read = None, {}
+    if frame is not None:
+        label = rows.column(frame, options["label"], "label", source)
+        read = {role: rows.column(frame, options[role], role, source) for role in ROLES if options[role] != "none"}
     found, folder, split, left_out = folders.images(place, leave_out, by_class=label is None, beside=_beside(source))
     classes = tuple(sorted(set(folder or ())))
     columns = {"split": split} if split else {}
@@ -134,12 +137,12 @@ def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
         if label is not None:
             (classes, numbers), chosen, unlabelled = _labelled(label, chosen, options, source)
             left_out += unlabelled
-        frame = frame.iloc[list(chosen.values())]
-        called = [f"{row}, {image!r}" for row, image in zip(frame.index, chosen, strict=True)]
+        called = [f"{frame.index[row]}, {image!r}" for image, row in chosen.items()]
         position = {image: number for number, image in enumerate(found)}
         columns = {role: [values[position[image]] for image in chosen] for role, values in columns.items()}
-        read = {role: rows.column(frame, options[role], role, source) for role in ROLES if options[role] != "none"}
-        columns |= {role: values for role, values in read.items() if values is not None}
+        columns |= {
+            role: [values[row] for row in chosen.values()] for role, values in read.items() if values is not None
+        }
     if label is None:
         label_of = dict(zip(found, folder, strict=True))
         numbers = np.array([classes.index(label_of[image]) for image in chosen])
