@@ -51,7 +51,7 @@ def check_index(**arrays):
     indexed = {
         name: values.index for name, values in arrays.items() if hasattr(getattr(values, "index", None), "equals")
     }
-    first = next(iter(indexed), None)
+    first = next(iter(indexed), "")
     for name, index in indexed.items():
         if not index.equals(indexed[first]):
             raise ValueError(
@@ -162,7 +162,7 @@ def mean_of(values, weights=1.0, axis=-1):
     return rate(np.nansum(weights * values, axis=axis), weights.sum(axis), TINY)
 
 
-def cells(table):
+def cells(table) -> tuple[np.ndarray, np.ndarray]:
     """Return images predicted right, and images, per (group, class)."""
     return np.diagonal(table, axis1=-2, axis2=-1), table.sum(-1)
 
