@@ -162,7 +162,7 @@ def auc_gap(y_true, y_prob, group):
     return plain(areas[1] - areas[0])
 
 
-calibration_gap.tail = auc_gap.tail = "two-sided"
+calibration_gap.tail = auc_gap.tail = "two-sided"  # type: ignore[attr-defined]
 
 
 def accuracy_coverage(y_true, y_prob, group, *, coverage=None):
