@@ -10,6 +10,7 @@ of images right and images, `metric.of_cells(right, count)`. Resampling draws su
 
 import functools
 import inspect
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,7 @@ from kdlib.bias.paired import PairCounts, covariance, units_of
 from kdlib.bias.tables import (
     TINY,
     Images,
-    as_vector,
     cells,
-    check_index,
-    check_labels,
     count_cells,
     extent,
     gap,
@@ -81,16 +79,16 @@ def table_metric(tail="greater", groups=None):
             return plain(images.by_class(of_tables(images.table(), **options)))
 
         arrays = list(inspect.signature(metric).parameters.values())[:-1]
-        functools.update_wrapper(metric, of_tables)
+        described: Any = functools.update_wrapper(metric, of_tables)
         pair = inspect.Parameter("pair", inspect.Parameter.KEYWORD_ONLY, default=None)
-        metric.__signature__ = inspect.Signature(arrays + [pair if o.name == "covariance" else o for o in options])
+        described.__signature__ = inspect.Signature(arrays + [pair if o.name == "covariance" else o for o in options])
         names = {option.name for option in options}
         more = (_PAIR if paired else "") + (_PER_CLASS if "per_class" in names else "")
         text, *references = of_tables.__doc__.rstrip().split("\n\n    References\n")
         sections = _SECTIONS.format(groups="0 or 1" if groups else "0, 1, …", more=more)
-        metric.__doc__ = text.rstrip() + sections + "".join(f"\n    References\n{part}\n" for part in references)
-        metric.of_tables, metric.tail, metric.groups, metric.paired = of_tables, tail, groups, paired
-        return metric
+        described.__doc__ = text.rstrip() + sections + "".join(f"\n    References\n{part}\n" for part in references)
+        described.of_tables, described.tail, described.groups, described.paired = of_tables, tail, groups, paired
+        return described
 
     return decorate
 
@@ -99,11 +97,11 @@ def recall_metric(tail="greater", groups=None):
     """Make a metric of a function of images right and images per (group, class), kept as `.of_cells`: see `table_metric`."""
 
     def decorate(of_cells):
-        @functools.wraps(of_cells)
-        def of_tables(table, **options):
+        def on_cells(table, **options):
             return of_cells(*cells(table), **options)
 
         right, _, *options = inspect.signature(of_cells).parameters.values()
+        of_tables: Any = functools.update_wrapper(on_cells, of_cells)
         of_tables.__signature__ = inspect.Signature([right.replace(name="table"), *options])
         metric = table_metric(tail, groups)(of_tables)
         metric.of_cells = of_cells
@@ -282,23 +280,3 @@ def group_confusion(y_true, y_pred, group, *, num_classes=None):
     shape = images.groups, images.limit, images.limit
     labels = images.labels if images.classes is None else [images.classes[values] for values in images.labels]
     return count_cells(shape, images.group, *labels)
-
-
-def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
-    """Disparity per class where an image belongs to group 1 by a share w in [0, 1], not wholly: shape (K,).
-
-    d_k = Σ c·w / Σ w − Σ c·(1 − w) / Σ (1 − w) over the images of class k, with c = 1 where predicted k: that is Cov(c,
-    w) / (w̄(1 − w̄)), and `class_disparity` if every w is 0 or 1. NaN where a class has w̄ = 0 or 1. Images whose share
-    is NaN (unknown) are left out. ValueError for shares outside [0, 1] and for labels as in `class_disparity`.
-    """
-    check_index(y_true=y_true, y_pred=y_pred, share=share)
-    share = np.ma.filled(as_vector(share, "share").astype(np.float64), np.nan)
-    if ((share < 0) | (share > 1)).any():
-        raise ValueError(f"share must be in [0, 1], or NaN where unknown; it has {share[(share < 0) | (share > 1)][0]}")
-    (y_true, y_pred), num_classes = check_labels(share, num_classes, y_true=y_true, y_pred=y_pred)
-    right, weights = y_true == y_pred, np.nan_to_num(np.stack([1 - share, share]))
-    part, whole = (np.array([np.bincount(y_true, w, num_classes) for w in ws]) for ws in (weights * right, weights))
-    return gap(part, whole, TINY)
-
-
-fractional_disparity.tail = "two-sided"
