@@ -101,7 +101,9 @@ def class_disparity_interval(y_true, y_pred, group, *, pair=None, level=0.95, nu
     return ScoreInterval(*map(images.by_class, limits))
 
 
-def mean_square_disparity_interval(y_true, y_pred, group, *, pair=None, level=0.95, num_classes=None, min_count=1):
+def mean_square_disparity_interval(
+    y_true, y_pred, group, *, pair=None, level=0.95, num_classes=None, min_count=1
+) -> ScoreInterval:
     """Interval of the mean squared disparity θ = mean δ_k², from its unbiased estimate U: see `mean_square_disparity`.
 
     For d_k normal with mean δ_k and variance v_k, U has variance a + b·θ with a = 2·Σ v_k² / K² and b = 4·Σ w_k·v_k / K, where
@@ -219,6 +221,10 @@ class FlipRate(float):
     """A flip rate, which is a number, with Wilson's interval `low`, `high`, the count of `pairs`, and `by_class`."""
 
     value = property(float)
+    low: float
+    high: float
+    pairs: int
+    by_class: np.ndarray
 
     def __new__(cls, flipped, pairs, by_class, level):
         rate_of_all = super().__new__(cls, rate(flipped, pairs, TINY))
