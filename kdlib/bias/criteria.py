@@ -1,9 +1,10 @@
-"""Criteria that read the wrong predictions too: equalized odds, demographic parity, their ratios, and bias amplification."""
+"""Criteria that read the wrong predictions too: equalized odds, demographic parity, their ratios, bias amplification; and the
+disparity of an attribute that comes in shares."""
 
 import numpy as np
 
 from kdlib.bias.metrics import table_metric
-from kdlib.bias.tables import cells, extent, mean_of, rate, ratio
+from kdlib.bias.tables import TINY, as_vector, cells, check_index, check_labels, extent, gap, mean_of, rate, ratio
 
 
 @table_metric()
@@ -107,3 +108,23 @@ def bias_amplification_mals(table, *, min_count=1):
     groups = labelled.any(-1).sum(-1)[..., None, None]
     terms = np.where((before * groups > 1 + 1e-12) & (groups >= 2), after - before, np.nan)
     return mean_of(terms.reshape(*terms.shape[:-2], -1))
+
+
+def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
+    """Disparity per class where an image belongs to group 1 by a share w in [0, 1], not wholly: shape (K,).
+
+    d_k = Σ c·w / Σ w − Σ c·(1 − w) / Σ (1 − w) over the images of class k, with c = 1 where predicted k: that is Cov(c,
+    w) / (w̄(1 − w̄)), and `class_disparity` if every w is 0 or 1. NaN where a class has w̄ = 0 or 1. Images whose share
+    is NaN (unknown) are left out. ValueError for shares outside [0, 1] and for labels as in `class_disparity`.
+    """
+    check_index(y_true=y_true, y_pred=y_pred, share=share)
+    share = np.ma.filled(as_vector(share, "share").astype(np.float64), np.nan)
+    if ((share < 0) | (share > 1)).any():
+        raise ValueError(f"share must be in [0, 1], or NaN where unknown; it has {share[(share < 0) | (share > 1)][0]}")
+    (y_true, y_pred), num_classes = check_labels(share, num_classes, y_true=y_true, y_pred=y_pred)
+    right, weights = y_true == y_pred, np.nan_to_num(np.stack([1 - share, share]))
+    part, whole = (np.array([np.bincount(y_true, w, num_classes) for w in ws]) for ws in (weights * right, weights))
+    return gap(part, whole, TINY)
+
+
+fractional_disparity.tail = "two-sided"  # type: ignore[attr-defined]
