@@ -7,6 +7,7 @@ images are paired (`pair=`), groups are exchanged within pairs, and pairs are re
 import functools
 import inspect
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
@@ -175,13 +176,14 @@ def _takes_pair(metric):
     return "pair" in inspect.signature(metric).parameters
 
 
-def quantiles(replicates, levels=(0.025, 0.975)):
-    """Return quantiles along the first axis, passing over NaN; NaN where there is nothing else."""
+def quantiles(replicates, levels=(0.025, 0.975)) -> tuple[Any, Any]:
+    """Return two quantiles along the first axis, passing over NaN; NaN where there is nothing else."""
     columns = replicates.reshape(len(replicates), -1)
     counted = ~np.isnan(columns).all(0)
     bounds = np.full((len(levels), columns.shape[1]), np.nan)
     bounds[:, counted] = np.nanquantile(columns[:, counted], levels, axis=0)
-    return [plain(bound.reshape(replicates.shape[1:])) for bound in bounds]
+    low, high = (plain(bound.reshape(replicates.shape[1:])) for bound in bounds)
+    return low, high
 
 
 # ---- one model
