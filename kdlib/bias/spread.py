@@ -73,4 +73,4 @@ def sources_of_spread(metric, y_true, predictions, group, *, n=2000, seed=0, **k
 
 def _spread(images, values, fields, n):
     """Return the Spread, figures by class at the places of their classes."""
-    return Spread(*(plain(images.by_class(field)) for field in (values.mean(0), *fields)), len(values), n)
+    return Spread._make([*(plain(images.by_class(field)) for field in (values.mean(0), *fields)), len(values), n])
