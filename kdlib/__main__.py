@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|fetch|notebook|report|publish …`: the same calls as the notebooks', for clusters and for make."""
+"""`python -m kdlib run|sweep|fetch|notebook|report|publish|verify …`: what notebooks call, for clusters and for make."""
 
 import argparse
 import dataclasses
@@ -41,9 +41,14 @@ def main(arguments=None) -> int:
     report = commands.add_parser("report", help="write the index page of all reports")
     report.add_argument("--profile", default="quick")
     publish = commands.add_parser(
-        "publish", help="copy a profile's table and figures into reports/published and README.md"
+        "publish",
+        help="write a profile's table, predictions and figures into reports/published, and its part of docs/results.md",
     )
     publish.add_argument("--profile", default="quick")
+    verify = commands.add_parser(
+        "verify", help="rebuild what is published from the committed predictions, without training, and compare"
+    )
+    verify.add_argument("--profile", default="", help="one published study (default: all)")
     chosen = parser.parse_args(arguments)
     try:
         _COMMANDS[chosen.command](chosen)
@@ -133,6 +138,14 @@ def _publish(chosen):
     print(publish(chosen.profile))
 
 
+def _verify(chosen):
+    from kdlib.report.verify import verify
+
+    problems = verify(chosen.profile)
+    if problems:
+        raise RuntimeError("what is published does not follow from its predictions:\n" + "\n".join(problems))
+
+
 _COMMANDS = {
     "run": _run,
     "sweep": _sweep,
@@ -140,6 +153,7 @@ _COMMANDS = {
     "notebook": _notebook,
     "report": _report,
     "publish": _publish,
+    "verify": _verify,
 }
 
 if __name__ == "__main__":

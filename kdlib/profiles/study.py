@@ -75,7 +75,8 @@ class Profile:
             small_lr=None if "lr" in settings else self.small_lr,
         )
 
-    def _each_pair(self):
+    def each_pair(self):
+        """Return this profile for each of its pairs."""
         return [dataclasses.replace(self, pairs=(pair,)) for pair in self.pairs]
 
     def _runs(self, **settings):
@@ -185,7 +186,7 @@ class Profile:
     def grid(self):
         """Return every run of the study, of every pair, each kind of model under one recipe."""
         if len(self.pairs) > 1:
-            return [run for one in self._each_pair() for run in one.grid()]
+            return [run for one in self.each_pair() for run in one.grid()]
         controls = ("scratch", *self.methods)
         crossed = self.methods if self.teacher_debias != "none" else ()
         return [
@@ -200,7 +201,7 @@ class Profile:
     def extras(self):
         """Return the runs beside the grid: methods as published, the parts of KD++, and other temperatures."""
         if len(self.pairs) > 1:
-            return [run for one in self._each_pair() for run in one.extras()]
+            return [run for one in self.each_pair() for run in one.extras()]
         return [
             *(run for method in self.published for run in self.as_published(method)),
             *(run for part in self.ablation().values() for run in part),

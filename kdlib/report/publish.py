@@ -1,4 +1,6 @@
-"""Results of a real run, kept in the repository: a profile's table and figures, how they were made, and its part of README."""
+"""Results of a real run, kept in the repository: a study's table, predictions, figures, words, and part of docs/results.md.
+
+All of it is rendered from the table and the predicted classes, so that `verify` can render it again without training."""
 
 import inspect
 import re
@@ -6,102 +8,157 @@ import shutil
 from datetime import date
 from pathlib import Path
 
-from kdlib import files, paths, profiles, runs, sweep
+import pandas as pd
+
+from kdlib import files, paths, profiles, runs
 from kdlib.files import replacing
-from kdlib.report import literature, pages, ranking, selection, tables, words
+from kdlib.report import evidence, gallery, literature, ranking, selection, tables, words
+from kdlib.runs.table import table as table_of
 
-FIGURES = (*pages.INDEX_FIGURES, "debiaser_strengths", "temperatures", "ctkd_temperature")
-MANY = 4  # debiasers: a ranking takes the place of README's table of models
+MANY = 4  # debiasers: more of them are ranked
 SHORT = ("model", "n", "accuracy", "MAD", "MAD's floor", "flip rate", "worst cell")  # flip rate: where there is one
+RESULTS = "docs/results.md"
 
 
-def publish(profile) -> Path:
-    """Copy the results of a profile into `reports/published/<name>`, and return that folder.
+def published_folder(name="") -> Path:
+    """Return where the repository keeps the results of a study, or of all."""
+    return paths.ROOT / "reports" / "published" / name
 
-    It gets the table, the figures, and a README.md with the words, command, commit, versions, device and date. The project's
-    README.md gets the short table between its marks `<!-- name -->` and `<!-- /name -->`, if it has them.
 
-    Parameters
-    ----------
-    profile : str or Path
-        Its name, or the path of its file.
+def study_table(study) -> pd.DataFrame:
+    """Return the table of every run of a study, with the `part` of the study that it belongs to.
+
+    The parts are grid (of the first pair; all that tables and rankings read), temperature, published, ablation, and the pair,
+    as "resnet56->resnet20", for the grids of further pairs. A run may be in several parts.
 
     Raises
     ------
     ValueError
-        Where the profile has no results.
+        Where a run is not in the store.
+    """
+    first = study.of("")
+    parts = {
+        "grid": first.grid(),
+        "temperature": [run for method in study.methods for each in first.tempered(method).values() for run in each],
+        "published": [run for one in study.each_pair() for method in one.published for run in one.as_published(method)],
+        "ablation": [run for one in study.each_pair() for each in one.ablation().values() for run in each],
+    }
+    parts |= {"->".join(one.pairs[0]): one.grid() for one in study.each_pair()[1:]}
+    parts = {part: table_of(dict.fromkeys(map(runs.as_run, settings))) for part, settings in parts.items() if settings}
+    whole = pd.concat([rows.assign(part=part) for part, rows in parts.items()], ignore_index=True)
+    return whole.drop_duplicates(["key", "part"]).copy()
+
+
+def publish(profile) -> Path:
+    """Write the results of a study into `reports/published/<name>`, and return that folder.
+
+    It gets results.csv, predictions.npz, study.json, the figures, and a README.md with words and tables. docs/results.md gets
+    the short form between its marks `<!-- name -->` and `<!-- /name -->`, if it has them.
+
+    Parameters
+    ----------
+    profile : str or Path
+        The study's name, or the path of its file.
+
+    Raises
+    ------
+    ValueError
+        Where a run of the study is not in the store.
     """
     name = profiles.profile_name(profile)
-    source, target = pages.folder(profile), paths.ROOT / "reports" / "published" / name
-    if not (source / "results.csv").exists():
-        raise ValueError(f"no results in {source}: run make all PROFILE={profile} first")
-    table = pages.read_results(profile)
-    shutil.rmtree(target, ignore_errors=True)
-    files.make_folder(target)
-    shutil.copy(source / "results.csv", target)
-    figures = [
-        source / "figures" / f"{figure}.png" for figure in FIGURES if table["lam"].any() or "strengths" not in figure
-    ]
-    figures = [file for file in figures if file.exists()]
-    for file in figures:
-        shutil.copy(file, target)
+    table = study_table(profiles.profile(profile, "all"))
+    proof = evidence.of_store(table)
+    folder = published_folder(name)
+    shutil.rmtree(folder, ignore_errors=True)
+    files.make_folder(folder)
+    with replacing(folder / "results.csv") as temporary:
+        table.to_csv(temporary, index=False)
     record = runs.stored_record(table["key"].iloc[0])
-    versions = " · ".join(f"{package} {version}" for package, version in record["versions"].items())
-    text = words.in_words(table)
-    short, details = _short(profile, table, text)
+    provenance = {
+        "command": f"make all PROFILE={Path(profile).name}",
+        "date": str(date.today()),
+        "versions": record["versions"],
+    }
+    evidence.write(folder, table, proof, provenance)
+    drawn = gallery.of_table(table, proof)
+    for figure, drawing in drawn.items():
+        with replacing(folder / f"{figure}.png") as temporary:
+            drawing.savefig(temporary, format="png")
+    page, short = render(name, pd.read_csv(folder / "results.csv"), proof, provenance, drawn)
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(page)
+    results = paths.ROOT / RESULTS
+    if results.exists():
+        with replacing(results) as temporary:
+            temporary.write_text(between_marks(results.read_text(), name, short))
+    return folder
+
+
+def render(name, table, proof, provenance, drawn) -> tuple[str, str]:
+    """Return the page of a published study, and its short form, as Markdown.
+
+    Parameters
+    ----------
+    name : str
+    table : DataFrame
+        Of `study_table`.
+    proof : evidence.Evidence
+    provenance : dict
+        command, date, versions.
+    drawn : dict
+        {name: figure}, of `gallery.of_table`.
+    """
+    grid = table[table["part"] == "grid"].copy()
+    text = words.in_words(grid)
+    short, details = _short(grid, table, proof, text)
+    versions = " · ".join(f"{package} {version}" for package, version in provenance["versions"].items())
+    all_runs = table.drop_duplicates("key")
     parts = [
         f"# Profile {name}, as run",
-        f"Command: `make all PROFILE={Path(profile).name}`. Date {date.today()}. "
-        f"Commit {', '.join(sorted(table['commit'].unique()))}. "
-        f"Device: {', '.join(table['device'].unique())}; {table['seconds'].sum():.0f} s of training in all. "
-        f"Versions: {versions}.",
+        f"Command: `{provenance['command']}`. Date {provenance['date']}. "
+        f"Commit {', '.join(sorted(all_runs['commit'].astype(str).unique()))}. "
+        f"Device: {', '.join(all_runs['device'].unique())}; {len(all_runs)} runs, "
+        f"{all_runs['seconds'].sum():.0f} s of training in all. Versions: {versions}.",
         text,
         *details,
-        *(f"![{file.stem.replace('_', ' ')}]({file.name})" for file in figures),
+        *(f"![{gallery.alternative_text(drawing, figure)}]({figure}.png)" for figure, drawing in drawn.items()),
         "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
-        "exceeds the noise floor at that level.",
-        markdown(tables.readable(table)),
+        f"exceeds the noise floor at that level. {tables.floor_note(grid)}",
+        markdown(tables.readable(grid)),
     ]
-    with replacing(target / "README.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
-    into_readme(name, short)
-    return target
+    return "\n\n".join(parts) + "\n", short
 
 
-def _short(profile, table, text):
-    """(what README shows of the profile, what its own page has beside words, figures and the whole table)."""
-    if (table["data"] == "cifar100").any():
+def _short(grid, table, proof, text):
+    """(the short form, what the study's page has beside words, figures and the whole table)."""
+    if (grid["data"] == "cifar100").any():
         about = inspect.getdoc(literature).split("\n\n")[1].replace("\n", " ")
-        study = profiles.profile(profile, "all")  # every pair and recipe, not the first pair's alone
-        beside = literature.beside(sweep.table(study.grid() + study.extras()).drop_duplicates("key"))
+        beside = literature.beside(table.drop_duplicates("key"))
         ours = beside[beside["ours, last epoch"] != literature.NOT_RUN]
         short = ours.drop(columns=[column for column in ours if column.startswith("published")])
         return markdown(short), [f"## Beside the literature\n\n{about}", markdown(beside)]
-    if table["debias"].nunique() > MANY:
-        short = _ranked(profile, table)
+    if grid["debias"].nunique() > MANY:
+        short = _ranked(grid, proof)
         return short, [f"## Debiasers ranked\n\n{short}"]
-    shown = tables.readable(table[table["lam"] == 0])
+    shown = tables.readable(grid[grid["lam"] == 0])
     return markdown(shown[[column for column in SHORT if column in shown]]) + "\n\n" + text, []
 
 
-def _ranked(profile, table):
+def _ranked(grid, proof):
     """The debiasers ranked at the λ that validation chose, and those that halve each method's bias, as in notebook 08."""
-    settings = profiles.profile(profile).grid()
-    chosen = selection.choose(selection.on_validation(table))
-    constant = ranking.constant_accuracy(runs.as_run(settings[0]).load_data().test.labels)
-    parts = ranking.ranking(table, chosen, accuracy_from=constant), ranking.halved(table, chosen)
+    checked = selection.on_validation(grid, proof)
+    chosen = selection.choose(checked)
+    constant = ranking.constant_accuracy(proof.dataset.test.labels)
+    parts = ranking.ranking(checked, chosen, accuracy_from=constant), ranking.halved(checked, chosen)
     return "\n\n".join(markdown(part) for part in parts)
 
 
-def into_readme(name, text):
-    """Put `text` between the marks of the profile in README.md, if it has them."""
-    file = paths.ROOT / "README.md"
+def between_marks(text, name, inside) -> str:
+    """Return `text` with `inside` between its marks `<!-- name -->` and `<!-- /name -->`; unchanged where it has none."""
     mark, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before = file.read_text() if file.exists() else ""
-    if mark in before and end in before:
-        after = re.sub(f"{mark}.*?{end}", lambda _: f"{mark}\n{text}\n{end}", before, flags=re.DOTALL)
-        with replacing(file) as temporary:
-            temporary.write_text(after)
+    if mark not in text or end not in text:
+        return text
+    return re.sub(f"{mark}.*?{end}", lambda _: f"{mark}\n{inside}\n{end}", text, flags=re.DOTALL)
 
 
 def markdown(table) -> str:

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from kdlib import bias, data, runs
+from kdlib import bias, data
 from kdlib.bias.tables import mean_of
 from kdlib.names import PLAIN
+from kdlib.report import evidence
 from kdlib.report.tables import labelled, select
 
 TOLERANCE = 0.01  # of accuracy on validation, that a less biased λ may cost
@@ -51,11 +52,18 @@ def group_balanced_accuracy(y_true, y_pred, group) -> float:
     return float(mean_of(recall, np.bincount(y_true, minlength=len(recall))))
 
 
-def on_validation(table) -> pd.DataFrame:
+def on_validation(table, proof=None) -> pd.DataFrame:
     """Return the table with what λ is chosen by, both on the validation split.
 
     Validation is cut from training. Where training is skewed, plain accuracy on it rewards the shortcut that debiasing should
     remove: on CIFAR-100 with planted grey, plain distillation has .45 there, .28 with the groups alike, and .29 on test.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A row per run.
+    proof : evidence.Evidence, optional
+        The data set and the runs' predicted classes; default: those of the run store.
 
     Returns
     -------
@@ -64,11 +72,12 @@ def on_validation(table) -> pd.DataFrame:
         where at least half of the classes have two images in each group; else the absolute `rare_group_gap`, as U is not
         defined for single images; with more than two groups MAD, as U is for two.
     """
-    dataset = runs.load_data(table["data"].iloc[0], *_data_options(table.iloc[0]))
+    proof = proof or evidence.of_store(table)
+    dataset = proof.dataset
     counts = {name: data.class_by_group(dataset.splits[name], dataset, merged=True) for name in ("train", "val")}
     has_groups = counts["train"].any(axis=1)
-    predictions = [_val_predictions(key) for key in table["key"]]
-    table = table.assign(val_balanced_accuracy=[group_balanced_accuracy(*arrays) for arrays in predictions])
+    predictions = [_val_predictions(proof, key) for key in table["key"]]
+    table = table.copy().assign(val_balanced_accuracy=[group_balanced_accuracy(*arrays) for arrays in predictions])
     if len(dataset.groups) > 2:
         return table.assign(val_bias=table["val_mad"].astype(float), criterion="MAD")
     if 2 * (counts["val"][has_groups] >= 2).all(axis=1).sum() >= has_groups.sum():
@@ -82,16 +91,10 @@ def on_validation(table) -> pd.DataFrame:
     return table.assign(val_bias=np.abs(gaps), criterion="rare group's gap")
 
 
-def _val_predictions(key):
+def _val_predictions(proof, key):
     """Labels, predictions and groups of a finished run on validation, each (N,)."""
-    arrays = runs.stored_predictions(key)
-    return arrays["val_labels"], arrays["val_logits"].argmax(1), arrays["val_group"]
-
-
-def _data_options(row):
-    skew = row.get("skew")
-    options = [None if skew is None or pd.isna(skew) else float(skew)]
-    return [*options, row["data_options"]] if isinstance(row.get("data_options"), str) else options
+    classes = proof.predictions(key)
+    return classes["val_labels"], classes["val_predicted"], classes["val_group"]
 
 
 def students(table) -> pd.DataFrame:

@@ -63,36 +63,47 @@ def metrics(run: Run, record) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or damaged: computed again below
     teacher = record["teacher_key"]
-    teacher_arrays = None if teacher is None else store.stored_predictions(teacher)
-    values = metrics_of(run.load_data(), store.stored_predictions(record["key"]), teacher_arrays)
+    teacher_classes = None if teacher is None else predicted_classes(store.stored_predictions(teacher))
+    values = metrics_of(run.load_data(), predicted_classes(store.stored_predictions(record["key"])), teacher_classes)
     values["test_accuracy_best_epoch"] = record["metrics"]["test_accuracy_best_epoch"]
     values = files.plain(values)
     files.write_json(file, {"version": version(), "metrics": values})
     return values
 
 
-def metrics_of(dataset, arrays, teacher_arrays=None) -> dict:
-    """Return the metrics of predictions: see `metrics`.
+def predicted_classes(arrays) -> dict:
+    """Return labels, groups and predicted classes, int64 (N,), of val and test, from the arrays of `store.predictions`."""
+    classes = {name: values for name, values in arrays.items() if not name.endswith("_logits")}
+    return classes | {f"{name}_predicted": arrays[f"{name}_logits"].argmax(1) for name in ("val", "test")}
+
+
+def metrics_of(dataset, classes, teacher_classes=None) -> dict:
+    """Return the metrics of predicted classes: see `metrics`.
+
+    Where the test split shows the same image in several groups, its figures are paired.
 
     Parameters
     ----------
     dataset : data.Dataset
-        Whose classes and groups are predicted; bias is measured on `data.bias_classes`.
-    arrays, teacher_arrays : dict
-        Of `store.predictions`, of the network and of its teacher.
+        Whose classes and groups are predicted; bias is measured on `data.bias_classes`. Its images are not read.
+    classes, teacher_classes : dict
+        Of `predicted_classes`, of the network and of its teacher.
     """
     options, values = {"num_classes": len(data.bias_classes(dataset))}, {}
+    source = dataset.test.source
+    paired = source is not None and bias.is_paired(source, dataset.test.group)
+    pairs = {"val": None, "test": source if paired else None}
     for name in ("val", "test"):
-        truth, group = arrays[f"{name}_labels"], arrays[f"{name}_group"]
-        predicted = arrays[f"{name}_logits"].argmax(1)
+        truth, predicted, group = (classes[f"{name}_{part}"] for part in ("labels", "predicted", "group"))
         performance = evaluate.performance(truth, predicted, len(dataset.classes))
         labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (truth, predicted))
         # accuracy is that on the classes as they are, not on merged ones
-        values[name] = performance | bias.summary(labels, guesses, group, **options) | performance
-    if teacher_arrays is not None:
-        numbers = arrays["test_labels"], teacher_arrays["test_logits"].argmax(1), arrays["test_logits"].argmax(1)
+        values[name] = performance | bias.summary(labels, guesses, group, pair=pairs[name], **options) | performance
+    if teacher_classes is not None:
+        numbers = classes["test_labels"], teacher_classes["test_predicted"], classes["test_predicted"]
         labels, teacher_guesses, guesses = (data.bias_labels(dataset, each) for each in numbers)
-        values["vs_teacher"] = bias.compare(labels, teacher_guesses, guesses, arrays["test_group"], **options)
+        group = classes["test_group"]
+        values["vs_teacher"] = bias.compare(labels, teacher_guesses, guesses, group, pair=pairs["test"], **options)
     return values
 
 

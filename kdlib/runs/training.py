@@ -11,7 +11,7 @@ from kdlib import bias, data, evaluate, files, methods, models, paths
 from kdlib.runs import machine, store
 from kdlib.runs.networks import build_debiaser, class_means, group_share, on_device, teacher_bank
 from kdlib.runs.settings import as_run, fingerprint, precision_line, published_checkpoint
-from kdlib.runs.table import metrics_of
+from kdlib.runs.table import metrics_of, predicted_classes
 from kdlib.train import train
 
 COMPILE_FROM = 20_000  # steps of a run on a GPU from which a minute of compiling is expected to pay: 26 epochs of CIFAR
@@ -170,8 +170,8 @@ def _finish(run, dataset, model, images, rows, unseen=None):
             f"{name}_group": split.group[counted],
         }
     teacher = run.teacher_run()
-    teacher_arrays = None if teacher is None else store.predictions(teacher)
-    metrics = metrics_of(dataset, arrays, teacher_arrays)
+    teacher_classes = None if teacher is None else predicted_classes(store.predictions(teacher))
+    metrics = metrics_of(dataset, predicted_classes(arrays), teacher_classes)
     # as papers report it, to be set beside theirs; never used here
     tested = [row["test_accuracy"] for row in rows] + [metrics["test"]["accuracy"]]
     record = {

@@ -1,0 +1,89 @@
+"""`make verify`: every published table, caption and sentence, rebuilt from the committed predictions and compared."""
+
+import contextlib
+import difflib
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pandas as pd
+
+from kdlib import paths
+from kdlib.report import evidence, gallery, publish
+
+TOLERANCE = 1e-9  # between two machines' floating-point arithmetic
+
+
+def verify(name="", *, workers=None, log=print) -> list:
+    """Return what differs between the published studies and what their predictions give; empty where nothing does.
+
+    Parameters
+    ----------
+    name : str
+        A published study; "" means every one that has predictions.
+    workers : int, optional
+        Processes; default: one per core.
+    log : callable
+        Takes a line per study.
+    """
+    folders = sorted(file.parent for file in publish.published_folder().glob("*/study.json"))
+    folders = [folder for folder in folders if name in ("", folder.name)]
+    if not folders:
+        raise ValueError(f"no published study {name} with predictions in {publish.published_folder()}")
+    problems, workers = [], workers or os.cpu_count() or 1
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))) if workers > 1 else None
+        for folder in folders:
+            differences, runs = _study(folder, pool.map if pool else map, 8 * workers)
+            log(f"{folder.name}: {runs} runs, {'as published' if not differences else 'DIFFERS'}")
+            problems += differences
+    return problems
+
+
+def _study(folder, mapped, parts):
+    saved = pd.read_csv(folder / "results.csv")
+    unique = saved.drop_duplicates("key")
+    chunks = [
+        unique.iloc[rows][["key", "teacher_key"]] for rows in np.array_split(np.arange(len(unique)), parts) if len(rows)
+    ]
+    rebuilt = pd.concat(list(mapped(_metrics, [folder] * len(chunks), chunks)))
+    rebuilt = rebuilt.loc[saved["key"]].reset_index(drop=True)
+    problems = compare(saved, rebuilt, folder.name)
+    table = pd.concat([saved[saved.columns.difference(rebuilt.columns, sort=False)], rebuilt], axis=1)
+    proof, provenance = evidence.read(folder)
+    page, short = publish.render(folder.name, table, proof, provenance, gallery.of_table(table, proof))
+    problems += _text(f"{folder.name}/README.md", (folder / "README.md").read_text(), page)
+    results = (paths.ROOT / publish.RESULTS).read_text()
+    problems += _text(publish.RESULTS, results, publish.between_marks(results, folder.name, short))
+    return problems, len(unique)
+
+
+def _metrics(folder, rows):
+    proof, _ = evidence.read(folder)
+    return pd.DataFrame([proof.metrics(row) for _, row in rows.iterrows()], index=rows["key"])
+
+
+def compare(saved, rebuilt, name) -> list:
+    """Return a line for each metric of the saved table that its predictions do not give; tables of equal length."""
+    problems = []
+    for column in rebuilt:
+        if column not in saved:
+            problems.append(f"{name}/results.csv lacks {column}; publish it again")
+            continue
+        old, new = saved[column].astype(float).to_numpy(), rebuilt[column].astype(float).to_numpy()
+        wrong = ~np.isclose(old, new, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
+        if wrong.any():
+            row = int(wrong.argmax())
+            problems.append(
+                f"{name}/results.csv, {column} of run {saved['key'].iloc[row]}: {old[row]} is saved, {new[row]} follows from "
+                f"its predictions ({wrong.sum()} of {len(wrong)} runs differ)"
+            )
+    return problems
+
+
+def _text(name, saved, rendered):
+    if saved == rendered:
+        return []
+    lines = difflib.unified_diff(saved.splitlines(), rendered.splitlines(), "saved", "rebuilt", n=0, lineterm="")
+    return [f"{name} differs from what its predictions give:\n" + "\n".join(list(lines)[:20])]
