@@ -60,7 +60,7 @@ def test_a_new_method_and_debiaser_are_in_every_figure_of_a_table_with_a_colour_
     bars = tradeoff_figures.by_debiaser(shifts, note="n")
     for drawing in (points, lines, warm, bars):
         render(drawing)
-        legend = drawing.axes[-1].get_legend()
+        legend = next(axis.get_legend() for axis in drawing.axes if axis.get_legend())
         assert colour_in_legend(legend, "zz_new") == figures.SPARE_COLOURS[0]
         assert colour_in_legend(legend, "CKD") == figures.COLOURS["ckd"].lower()
     assert "zz-debias (with its λ)" in labels(points)
@@ -180,6 +180,7 @@ def test_strengths_have_a_row_for_each_debiaser_that_begins_without_it():
     drawing = tradeoff_figures.strengths(runs_table(*kinds), floor=(0.03, 0.08), note="3 seeds.")
     assert [axis.get_xlabel() for axis in drawing.axes] == ["λ, strength of critic"] * 2 + ["λ, strength of MFD"] * 2
     critic = drawing.axes[0]
+    assert [axis.get_legend() is not None for axis in drawing.axes] == [False, True, False, False], "one legend"
     assert [text.get_text() for text in critic.get_xticklabels()] == ["0", "1", "10"]
     drawn = [line.get_ydata().tolist() for line in critic.lines if line.get_marker() == "o" and len(line.get_ydata())]
     assert pytest.approx([0.301, 0.291, 0.201]) in drawn

@@ -80,7 +80,7 @@ def _kinds(axis, points, measure):
     look = {
         "x": "accuracy", "y": measure, "hue": "method", "hue_order": list(palette), "palette": palette, "style": "debiaser",
         "style_order": list(names.values()), "markers": {names[name]: of_debiaser[name] for name in names},
-        "s": 25 if crowd else 50, "zorder": 4, "ax": axis,
+        "s": 25 if crowd else 55, "linewidth": 0.4, "zorder": 4, "ax": axis,
     }  # fmt: skip
     rows = points.assign(method=points["method"].map(method_name), debiaser=points["debias"].map(names))
     rows.loc[rows["degenerate"], measure] = np.nan  # in the legend alone
@@ -156,7 +156,9 @@ def strengths(table, *, floor, note):
         shown = rows[rows["debias"].isin(["none", debias])]
         label = f"λ, strength of {debiaser_name(debias)}" if debias != "none" else "λ (no debiaser)"
         _lines(pair, shown, "lam", label, floor, figures.palette(rows["method"]))
-    figures.legend(axes[0])
+        figures.legend(pair)
+    for axis in axes[1:, 1]:
+        axis.get_legend().remove()
     return figures.caption(drawing, note + _crossed(rows))
 
 
