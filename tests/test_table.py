@@ -1,5 +1,6 @@
 """One's own data: class folders with a table, arrays, splits by person or by column, and what is wrong with them."""
 
+import json
 import os
 
 import numpy as np
@@ -180,6 +181,16 @@ def test_the_example_is_a_set_of_this_form_made_once(tmp_path, monkeypatch):
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == times
 
 
+def test_later_options_name_a_cache_only_where_they_are_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
+    options = table.example()
+    plain, chosen = data.load("folder", **options), data.load("folder", **options, where="paper == dark", size=8)
+    assert len(chosen.train) < len(plain.train)
+    manifests = [json.loads(file.read_text())["options"] for file in (tmp_path / "data").glob("folder-????????.json")]
+    later = [set(manifest) & set(table.LATER) for manifest in manifests]
+    assert sorted(map(sorted, later)) == [[], ["where"]]
+
+
 def test_rows_and_pictures_that_do_not_match_are_listed_and_refused_above_a_share(place, write_table, capsys):
     with pytest.raises(ValueError, match=r"2 of 41 images cannot be used.*nowhere\.png: is in table\.csv, row 4"):
         data.load("folder", path="mine", table=write_table([(3, "file", "nowhere.png")], group=sex), size=8)
@@ -254,6 +265,18 @@ def test_split_values_are_mapped_or_the_column_is_ignored(write_table):
         assert {number // 2 % 3 for number in numbers(split)} == {part}
     cut = table.prepare(path="mine", table=name, size=8, split="none")
     assert [len(split) for split in cut.splits.values()] == [28, 4, 8]
+
+
+def test_several_tables_in_the_folder_are_read_as_one(write_table):
+    for fold in range(4):
+        rows = range(10 * fold, 10 * fold + 10)
+        write_table(name=f"mine/fold_{fold}.csv", rows=rows, label=lambda number: "ab"[number % 2], group=sex)
+    options = {"path": "mine", "table": "fold_*.csv", "size": 8}
+    dataset = table.prepare(**options, split="table", split_values="fold_3=test *=train")
+    assert sorted(numbers(dataset.test)) == list(range(30, 40))
+    assert (dataset.classes, dataset.left_out) == (("a", "b"), ())
+    with pytest.raises(ValueError, match=r"fold_0\.csv, row 1, .* is 'fold_0', not train"):
+        table.prepare(**options, split="table")
 
 
 def test_a_group_column_of_fractions_is_a_share(write_table, capsys):

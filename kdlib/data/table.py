@@ -94,7 +94,7 @@ def prepare(
         return assemble(images, (classes, labels), columns, called, place, options)
     if not tables:
         return from_rows(place, None, options)
-    source = tables[0] if len(tables) == 1 else paths.data_folder() / table
+    source = tables[0] if len(tables) == 1 else tables[0].with_name(Path(table).name)
     return from_rows(place, rows.read(tables), options, source)
 
 
@@ -123,16 +123,18 @@ def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
         Before the names of cached images.
     """
     source, leave_out = source or place, options["leave_out"]
-    label, read = None, {}
+    label, read, kept = None, {}, None
     if frame is not None:
+        kept = rows.where(frame, options["where"], source)
         label = rows.column(frame, options["label"], "label", source)
         read = {role: rows.column(frame, options[role], role, source) for role in ROLES if options[role] != "none"}
-    found, folder, split, left_out = folders.images(place, leave_out, by_class=label is None, beside=_beside(source))
+    beside = () if label is None else sorted(source.parent.glob(source.name))
+    found, folder, split, left_out = folders.images(place, leave_out, by_class=label is None, beside=beside)
     classes = tuple(sorted(set(folder or ())))
     columns = {"split": split} if split else {}
     called, chosen = list(found), dict.fromkeys(found)
     if frame is not None:
-        chosen, unmatched = _choose(frame, list(found), options, source)
+        chosen, unmatched = _choose(frame, kept, list(found), options, source)
         left_out += unmatched
         if label is not None:
             (classes, numbers), chosen, unlabelled = _labelled(label, chosen, options, source)
@@ -216,13 +218,9 @@ def _resolve(path, table):
     )
 
 
-def _beside(source):
-    return sorted(source.parent.glob(source.name)) if "*" in source.name else [source]
-
-
-def _choose(frame, images, options, source):
+def _choose(frame, kept, images, options, source):
     """({image: number of its row} in the table's order, what is left out)."""
-    kept, wanted = rows.where(frame, options["where"], source), rows.image_names(frame, options["file"], source)
+    wanted = rows.image_names(frame, options["file"], source)
     chosen, missing, excluded = {}, [], set()
     prefix = f"{source.name}, " if frame.index[:1].str.startswith("row ").all() else ""
     for number, (text, fitting) in enumerate(zip(wanted, rows.match(wanted, images), strict=True)):
