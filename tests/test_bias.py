@@ -313,7 +313,7 @@ def test_range_over_many_groups():
     assert bias.noise_floor(bias.class_disparity_range, y, p, g, n=20).mean.shape == (3,)
 
 
-@settings(checked, max_examples=12)
+@settings(checked, max_examples=4)
 @given(images(unknown=False, classes=(2, 2), complete=True, groups=4))
 def test_two_classes_of_many_groups_equal_fairlearn(data):
     y, p, g, _ = data
@@ -355,7 +355,7 @@ def test_signed_figures_refuse_more_than_two_groups(metric):
 # ---- other libraries
 
 
-@settings(checked, max_examples=12)
+@settings(checked, max_examples=4)
 @given(images(unknown=False, classes=(2, 4), complete=True))
 def test_recall_equals_fairlearn_and_sklearn(data):
     y, p, g, k = data
@@ -371,7 +371,7 @@ def test_recall_equals_fairlearn_and_sklearn(data):
     close(bias.macro_recall_gap(y, p, g), balanced[1] - balanced[0], 1e-9)
 
 
-@settings(checked, max_examples=12)
+@settings(checked, max_examples=4)
 @given(images(unknown=False, classes=(2, 2), complete=True))
 def test_two_classes_equal_fairlearn(data):
     y, p, g, _ = data
@@ -708,3 +708,38 @@ def test_predictions_from_a_csv_as_other_programs_write_it(tmp_path):
 def test_a_csv_that_cannot_be_read_is_refused(tmp_path, lines, message):
     with pytest.raises(ValueError, match=message):
         bias.read_csv(write_csv(tmp_path, *lines))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["label,prediction,group", "0,1,1,", "1,0,0,"], "a comma at their end"),
+        (["label,prediction,group", "0,1,1,,", "1,0,0,,"], "a comma at their end"),
+        (["label,prediction,group", "cat,1,1", "dog,0,0"], "share no value"),
+        (["label,prediction,group", "True,1,1", "False,0,0"], "share no value"),
+        (["label,prediction,group", "Cat,cat,1", "Dog,dog,0"], "share no value"),
+        (["label,prediction,group", "0,.12,1", "1,0.73,0", "1,1,0"], r"scores, as \.12"),
+        (["label,prediction,group", "0,1,-1", "1,1,1"], "write 0 and 1"),
+    ],
+)
+def test_a_csv_with_another_meaning_is_refused(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        bias.read_csv(write_csv(tmp_path, *lines))
+
+
+def test_a_csv_with_row_names_missing_groups_and_far_numbers(tmp_path):
+    written_by_r = bias.read_csv(write_csv(tmp_path, "label,prediction,group", "1,0,1,1", "2,1,1,0"))
+    assert [part.tolist() for part in written_by_r[:3]] == [[0, 1], [1, 1], [1, 0]]
+    words = ["nan", "NaN", "None", "<NA>", "NULL", "NA", ""]
+    unknown = bias.read_csv(
+        write_csv(tmp_path, "label,prediction,group", "0,0,m", "0,1,f", *(f"1,1,{word}" for word in words))
+    )
+    assert unknown.groups == ("f", "m")
+    assert unknown.group.tolist() == [1, 0] + [-1] * len(words)
+    far = bias.read_csv(write_csv(tmp_path, "label,prediction,group", "0,0,0", "1000000000,48662,1", "48662,0,1"))
+    assert far.classes == ("0", "48662", "1000000000")
+    assert [part.tolist() for part in far[:2]] == [[0, 2, 1], [0, 1, 0]]
+    file = tmp_path / "latin.csv"
+    file.write_bytes("label,prediction,group\nCafé,Café,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="not text in UTF-8"):
+        bias.read_csv(file)

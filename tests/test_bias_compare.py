@@ -89,10 +89,10 @@ def test_comparison_resamples_both_models_together():
     def inflation(y, pair, g):
         return bias.mean_absolute_disparity(y, pair % 4, g) - bias.mean_absolute_disparity(y, pair // 4, g)
 
-    expected = bias.bootstrap(inflation, y, 4 * teacher + student, g, n=2000)
+    expected = bias.bootstrap(inflation, y, 4 * teacher + student, g, n=600)
     figures = bias.compare(y, teacher, student, g, n=4000)
     close(figures["inflation"], expected.value, 1e-9)
-    close([figures["inflation_low"], figures["inflation_high"]], [expected.low, expected.high], 0.008)
+    close([figures["inflation_low"], figures["inflation_high"]], [expected.low, expected.high], 0.015)
     apart = bias.bootstrap(bias.mean_absolute_disparity, y, student, g)
     assert figures["inflation_high"] - figures["inflation_low"] < 1.2 * (apart.high - apart.low)
 
@@ -108,12 +108,12 @@ def test_comparison_finds_inflation_and_not_where_there_is_none():
     swapped = bias.compare(y, biased, fair, g, n=500)
     close(swapped["inflation"], -figures["inflation"], 1e-12)
     rejected = []
-    for _ in range(150):
+    for _ in range(80):
         y, teacher, g = simulate(rng, per_cell=50, recall=0.7, disparity=0.2)
         _, student, _ = simulate(rng, per_cell=50, recall=0.7, disparity=0.2)
         figures = bias.compare(y, teacher, student, g, n=200, seed=rng)
         rejected.append([figures["inflation_p_value"] < 0.05, figures["sqrt_u_inflation_p_value"] < 0.05])
-    assert (np.mean(rejected, axis=0) < 0.1).all()
+    assert (np.mean(rejected, axis=0) < 0.12).all()
 
 
 def test_comparison_leaves_out_unknown_groups():
@@ -143,8 +143,8 @@ def test_comparison_on_an_attribute_with_many_values():
     def inflation(y, pair, g):
         return bias.mean_absolute_disparity(y, pair % 4, g) - bias.mean_absolute_disparity(y, pair // 4, g)
 
-    expected = bias.bootstrap(inflation, y, 4 * teacher + student, g, n=500)
-    close([figures["inflation_low"], figures["inflation_high"]], [expected.low, expected.high], 0.015)
+    expected = bias.bootstrap(inflation, y, 4 * teacher + student, g, n=250)
+    close([figures["inflation_low"], figures["inflation_high"]], [expected.low, expected.high], 0.025)
     same = bias.compare(y, teacher, teacher, g, n=20)
     assert [same[name] for name in ("inflation", "inflation_low", "inflation_high", "churn", "cev", "sde")] == [0] * 6
 
@@ -260,7 +260,7 @@ def test_false_discoveries_of_models_without_any_difference_are_rare():
     """Every class is without difference, so any discovery is false: Benjamini and Hochberg keep such studies to 5 %."""
     rng = np.random.default_rng(34)
     discoveries, raw = [], []
-    for _ in range(150):
+    for _ in range(80):
         y, _, g = simulate(rng, classes=8, per_cell=20)
         models = np.array([simulate(rng, classes=8, per_cell=20)[1] for _ in range(8)])
         found = bias.class_tests(y, models[:4], models[4:], g)

@@ -146,14 +146,17 @@ def leaking(rng, count=600, classes=4, told=0.0, skew=0.5):
 def test_leakage_finds_a_group_in_the_logits_and_none_where_there_is_none():
     rng = np.random.default_rng(3)
     y, logits, g = leaking(rng, told=4.0)
-    found = bias.leakage(y, logits, g, n=19)
+    found = bias.leakage(y, logits, g, n=19, repeats=2)
     assert found["leakage"] > 0.15
     assert found["p_value"] == 1 / 20
+    assert next(iter(found)) == "above_floor"
+    close(found["above_floor"], found["attacker"] - found["floor"])
     assert found["attacker"] > found["floor_high"]
     close(found["leakage"], found["attacker"] - found["attacker_labels"])
     close(found["accuracy"], np.mean(logits.argmax(1) == y))
     close(found["chance"], max(g.mean(), 1 - g.mean()))
-    clean = bias.leakage(*leaking(rng), n=19)
+    clean = bias.leakage(*leaking(rng), n=19, repeats=2)
+    assert abs(clean["above_floor"]) < 0.05
     assert clean["p_value"] > 0.05
     assert abs(clean["attacker"] - 0.5) < 0.08
     assert abs(clean["attacker_labels"] - 0.5) < 0.08
@@ -163,7 +166,7 @@ def test_what_the_classes_tell_of_the_group_is_no_leakage():
     """Nine in ten of a class's images share a group: labels tell it, and more so the fewer of them are wrong."""
     rng = np.random.default_rng(4)
     y, logits, g = leaking(rng, skew=0.9)
-    found = bias.leakage(y, logits, g, n=9)
+    found = bias.leakage(y, logits, g, n=2)
     accuracy = found["accuracy"]
     close(found["attacker_labels"], accuracy * 0.9 + (1 - accuracy) * (0.9 / 3 + 0.1 * 2 / 3), 0.04)
     assert found["attacker_labels"] > 0.75
@@ -225,10 +228,10 @@ def test_leakage_of_many_groups_unknown_groups_and_other_attackers():
     g = rng.integers(0, 3, 300)
     logits[:, 1] += 3 * (g == 2)
     g[:20] = -1
-    found = bias.leakage(y, logits, g, n=9)
+    found = bias.leakage(y, logits, g, n=2, repeats=1)
     assert (found["images"], found["unknown"]) == (280, 20)
     assert found["leakage"] > 0.1
-    known = bias.leakage(y[20:], logits[20:], g[20:], n=9)
+    known = bias.leakage(y[20:], logits[20:], g[20:], n=2, repeats=1)
     assert known | {"unknown": 20} == found
     assert bias.leakage(y, logits, g, n=1, repeats=1, attacker=GaussianNB())["attacker"] > 0.4
     constant = bias.leakage(y, logits, g, n=1, repeats=1, attacker=DummyClassifier())
@@ -256,3 +259,14 @@ def test_leakage_undefined_or_refused():
             bias.leakage(y, logits, g, **options)
     same = [bias.leakage(y, logits, g, n=3, seed=s) for s in (1, 1, 2)]
     assert same[0] == same[1] != same[2]
+
+
+def test_leakage_of_pairs_exchanges_the_group_within_pairs():
+    """Each original in both groups with one and the same logits: an attacker cannot tell, and neither can the floor."""
+    rng = np.random.default_rng(11)
+    y, logits, _ = leaking(rng, count=60)
+    both, groups, ids = np.tile(logits, (2, 1)), np.repeat([0, 1], 60), np.tile(np.arange(60), 2)
+    paired = bias.leakage(np.tile(y, 2), both, groups, together=ids, n=3, repeats=1)
+    assert abs(paired["above_floor"]) < 0.02
+    told = both + 2.0 * groups[:, None]
+    assert bias.leakage(np.tile(y, 2), told, groups, together=ids, n=3, repeats=1)["above_floor"] > 0.2

@@ -74,12 +74,12 @@ def assert_same_distribution(resample, metric, arrays, options=None):
     y, p, g = arrays
     fast, slow = (
         uncertainty.replicates_of(f, y, p, g, n, 1, dict(options or {}), permute=resample == 0)
-        for f, n in ((metric, 1500), (any_callable(metric), 200))
+        for f, n in ((metric, 1000), (any_callable(metric), 100))
     )
     assert fast.shape[1:] == slow.shape[1:]
     error = np.sqrt(fast.var(0) / len(fast) + slow.var(0) / len(slow)) + 1e-12
     assert (np.abs(fast.mean(0) - slow.mean(0)) < 4 * error).all()
-    np.testing.assert_allclose(slow.std(0), fast.std(0), rtol=0.25, atol=1e-9)
+    np.testing.assert_allclose(slow.std(0), fast.std(0), rtol=0.4, atol=1e-9)
 
 
 @pytest.mark.parametrize("resample", [0, 1], ids=["permuted", "bootstrap"])
@@ -116,15 +116,15 @@ def test_options_reach_the_metric_when_resampled(resample):
 def test_p_values_of_a_fair_classifier_are_uniform():
     rng = np.random.default_rng(6)
     p_values = {bias.mean_absolute_disparity: [], bias.weighted_disparity: [], bias.accuracy_gap: []}
-    for _ in range(250):
+    for _ in range(120):
         y, p, g = simulate(rng, per_cell=30)
         keep = (rng.random(len(y)) < 0.6) | (g == 0) | (y > 2)  # a mix of classes that differs between the groups
         for metric, found in p_values.items():
-            found.append(bias.noise_floor(metric, y[keep], p[keep], g[keep], n=199, seed=rng).p_value)
+            found.append(bias.noise_floor(metric, y[keep], p[keep], g[keep], n=99, seed=rng).p_value)
     *continuous, discrete = p_values.values()
     for found in continuous:
         assert stats.kstest(found, "uniform").pvalue > 0.01
-    assert 0.12 < np.mean(np.array(discrete) <= 0.2) < 0.26  # ties count on both sides, so it errs on the safe side
+    assert 0.1 < np.mean(np.array(discrete) <= 0.2) < 0.28  # ties count on both sides, so it errs on the safe side
 
 
 def test_p_value_finds_a_biased_classifier_on_either_side():
@@ -174,7 +174,7 @@ def test_noise_floor_of_shares():
 def test_intervals_of_signed_disparity_cover_the_truth():
     rng = np.random.default_rng(9)
     covered = []
-    for _ in range(250):
+    for _ in range(100):
         y, p, g = simulate(rng, per_cell=60, disparity=0.2)
         interval = bias.bootstrap(bias.class_disparity, y, p, g, n=300, seed=rng)
         covered.append((interval.low <= 0.2) & (interval.high >= 0.2))
@@ -185,11 +185,11 @@ def test_intervals_of_signed_disparity_cover_the_truth():
 def test_intervals_of_signed_means_cover_the_truth(metric):
     rng = np.random.default_rng(19)
     covered = []
-    for _ in range(300):
+    for _ in range(150):
         y, p, g = simulate(rng, per_cell=40, disparity=0.1)
-        interval = bias.bootstrap(metric, y, p, g, n=300, seed=rng)
+        interval = bias.bootstrap(metric, y, p, g, n=200, seed=rng)
         covered.append(interval.low <= 0.1 <= interval.high)
-    assert 0.91 < np.mean(covered) < 0.98  # the standard error of the coverage is .0126
+    assert 0.9 < np.mean(covered) < 0.99  # the standard error of the coverage is .018
 
 
 def test_u_is_unbiased_and_its_intervals_cover_the_truth():
@@ -328,9 +328,9 @@ def test_spread_of_a_metric_of_tables_equals_that_of_any_metric(metric):
     y, p, g = simulate(rng, classes=3, per_cell=15, disparity=0.2)
     models, g = [p, simulate(rng, classes=3, per_cell=15)[1]], np.where(rng.random(len(g)) < 0.1, -1, g)
     fast = bias.sources_of_spread(metric, y, models, g, n=2000)
-    slow = bias.sources_of_spread(any_callable(metric), y, models, g, n=400)
+    slow = bias.sources_of_spread(any_callable(metric), y, models, g, n=150)
     close(fast[:4], slow[:4], 1e-9)
-    close(fast[4:7], slow[4:7], 0.2 * fast.images_std + 0.01)
+    close(fast[4:7], slow[4:7], 0.3 * fast.images_std + 0.01)
 
 
 def test_spread_where_nothing_is_known_or_wrong():

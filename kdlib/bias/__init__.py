@@ -34,7 +34,8 @@ from kdlib.bias.criteria import (
     demographic_parity_ratio,
     equal_opportunity_ratio,
     equalized_odds_difference,
-)
+    fractional_disparity,
+)  # fmt: skip
 from kdlib.bias.intersections import intersection
 from kdlib.bias.intervals import (
     class_disparity_interval,
@@ -42,7 +43,7 @@ from kdlib.bias.intervals import (
     mean_square_disparity_interval,
     wilson,
     worst_group_interval,
-)
+)  # fmt: skip
 from kdlib.bias.metrics import (
     accuracy_gap,
     cell_counts,
@@ -50,7 +51,6 @@ from kdlib.bias.metrics import (
     class_disparity_range,
     class_recall,
     earlier_study_disparity,
-    fractional_disparity,
     group_confusion,
     macro_recall_gap,
     max_disparity,
@@ -62,7 +62,7 @@ from kdlib.bias.metrics import (
     worst_cell_accuracy,
     worst_group_accuracy,
     worst_group_recall,
-)
+)  # fmt: skip
 from kdlib.bias.paired import is_paired
 from kdlib.bias.populations import class_tests, exemplars
 from kdlib.bias.reading import Predictions, read_csv
@@ -74,7 +74,7 @@ from kdlib.bias.scores import (
     group_auc,
     group_brier,
     group_overconfidence,
-)
+)  # fmt: skip
 from kdlib.bias.skew import skew_amplification
 from kdlib.bias.spread import Spread, sources_of_spread
 from kdlib.bias.stats import benjamini_hochberg, holm, paired_difference, student_interval, t_test

@@ -224,7 +224,7 @@ class FlipRate(float):
     low: float
     high: float
     pairs: int
-    by_class: np.ndarray
+    by_class: ScoreInterval | None
 
     def __new__(cls, flipped, pairs, by_class, level):
         rate_of_all = super().__new__(cls, rate(flipped, pairs, TINY))

@@ -5,49 +5,91 @@ from collections import namedtuple
 import numpy as np
 
 Predictions = namedtuple("Predictions", "y_true y_pred group classes groups")
+UNKNOWN = {"", "-1", "nan", "none", "null", "<na>", "na", "n/a"}  # as programs write that a group is missing
 
 
 def read_csv(path, *, label="label", prediction="prediction", group="group"):
-    """Anybody's predictions from a CSV file with these three columns and a line for each image: the tuple Predictions of
-    y_true, y_pred, group (int64, as the functions here take them) and the names of `classes` and `groups` by number.
+    """Read predictions from a CSV file with these three columns and a line for each image.
 
-    Whole numbers, 1.0 among them, stay as they are; other values are names, without the blanks around them, numbered in
-    alphabetical order; so are groups, whatever they are. An empty group, or −1, is unknown. ValueError for a file without
-    these columns or without lines, and for a line without label or prediction.
+    Parameters
+    ----------
+    path : path
+    label, prediction, group : str
+        Names of the columns. Whole numbers, 1.0 among them, stay as they are unless they lie far apart; other values are names,
+        without the blanks around them, numbered in alphabetical order; so are groups, whatever they are. A group is unknown
+        where it is empty, −1, or a word for missing, as NaN, None, NULL, NA.
+
+    Returns
+    -------
+    Predictions
+        The tuple (y_true, y_pred, group, classes, groups): int64 arrays (N,) as the functions here take them, and the names of
+        classes and groups by number.
+
+    Raises
+    ------
+    ValueError
+        For a file that is no such table: columns or lines missing, lines that end in a comma, no label or prediction in a line,
+        labels and predictions without a common value, scores in place of classes, groups −1, 1.
     """
     import pandas as pd  # the rest needs numpy alone
 
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a class may be called NA
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)  # a class may be called NA
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+    if isinstance(table.index, pd.MultiIndex) or (
+        not isinstance(table.index, pd.RangeIndex) and not table.iloc[:, -1].astype(bool).any()
+    ):
+        raise ValueError(f"{path}: its lines have more fields than its header, as with a comma at their end")
     table.columns = table.columns.str.strip()
     missing = [name for name in (label, prediction, group) if name not in table]
     if missing:
         raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
     if table.empty:
         raise ValueError(f"{path} has no line below its header")
-    table = table[[label, prediction, group]].apply(lambda column: column.map(_text))
+    table = table[[label, prediction, group]].fillna("").apply(lambda column: column.map(_text))
     for name in (label, prediction):
         if (table[name] == "").any():
-            raise ValueError(f"{path}: no {name} in line {(table[name] == '').argmax() + 2}")
-    known = ~table[group].isin(("", "-1"))
+            raise ValueError(f"{path}: no {name} in line {(table[name] == '').to_numpy().argmax() + 2}")
+    _check_classes(path, table[label], table[prediction])
+    known = ~table[group].str.casefold().isin(UNKNOWN).to_numpy()
+    if set(table[group][known]) == {"1"} and (table[group] == "-1").any():
+        raise ValueError(
+            f"{path}: groups −1 and 1 alone: write 0 and 1 for two groups; −1 means that the group is unknown"
+        )
     classes, (y_true, y_pred) = _numbered([table[label], table[prediction]])
     groups = tuple(sorted(set(table[group][known]), key=lambda name: (int(name) if name.isdecimal() else -1, name)))
     numbers = np.full(len(table), -1)
-    numbers[known] = table[group][known].map(groups.index)
+    numbers[known] = table[group][known].map({name: number for number, name in enumerate(groups)})
     return Predictions(y_true, y_pred, numbers, classes, groups)
 
 
+def _check_classes(path, labels, predictions):
+    """Raise ValueError for predictions that are no classes of these labels."""
+    scores = predictions.str.fullmatch(r"-?\d*\.\d+(e-?\d+)?") & ~predictions.isin(set(labels))
+    if scores.mean() > 0.5:
+        raise ValueError(f"{path}: predictions are scores, as {predictions[scores].iloc[0]}; write the predicted class")
+    if not set(labels) & set(predictions):
+        raise ValueError(
+            f"{path}: labels and predictions share no value: {sorted(set(labels))[:3]} and {sorted(set(predictions))[:3]}; "
+            "write both in the same way"
+        )
+
+
 def _text(value):
-    """A value of a CSV file without blanks around it; a whole number, as 1.0 or -1.0, as 1 or -1."""
+    """Return a value of a CSV file without blanks around it; a whole number, as 1.0 or -1.0, as 1 or -1."""
     value = value.strip()
     whole, _, rest = value.partition(".")
     return whole if rest and not rest.strip("0") and whole.removeprefix("-").isdecimal() else value
 
 
 def _numbered(columns):
-    """Names by number, and the columns as numbers."""
+    """Return names by number, and the columns as numbers."""
     values = sorted(set().union(*columns))
     if all(value.isdecimal() for value in values):  # numbers already
         count = max(map(int, values), default=-1) + 1
-        return tuple(map(str, range(count))), [column.astype(int).to_numpy() for column in columns]
+        if count <= 1000 + 10 * len(values):
+            return tuple(map(str, range(count))), [column.astype(int).to_numpy() for column in columns]
+        values.sort(key=int)
     number = {value: i for i, value in enumerate(values)}
     return tuple(values), [column.map(number).to_numpy() for column in columns]

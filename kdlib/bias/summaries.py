@@ -12,7 +12,7 @@ from kdlib.bias.criteria import (
     demographic_parity_ratio,
     equal_opportunity_ratio,
     equalized_odds_difference,
-)
+)  # fmt: skip
 from kdlib.bias.intervals import flipped_pairs, wilson, worst_of
 from kdlib.bias.metrics import (
     accuracy_gap,
@@ -27,30 +27,21 @@ from kdlib.bias.metrics import (
     worst_cell_accuracy,
     worst_group_accuracy,
     worst_group_recall,
-)
+)  # fmt: skip
 from kdlib.bias.paired import units_of
 from kdlib.bias.scores import auc_gap, calibration_gap, group_auc, group_brier, group_overconfidence
 from kdlib.bias.tables import Images, cells, check_index, plain, rate
 from kdlib.bias.uncertainty import floor_of, table_replicates
 
 METRICS = {  # name in `summary`: metric(y_true, y_pred, group, **options) -> number
-    "u": mean_square_disparity,
-    "rms": root_mean_square_disparity,
-    "max": max_disparity,
-    "mean_disparity": mean_disparity,
-    "weighted_disparity": weighted_disparity,
-    "worst_cell": worst_cell_accuracy,
-    "equalized_odds": equalized_odds_difference,
-    "demographic_parity": demographic_parity_difference,
-    "bias_amp": bias_amplification,
-    "bias_amp_mals": bias_amplification_mals,
-    "accuracy_gap": accuracy_gap,
-    "macro_recall_gap": macro_recall_gap,
-    "worst_group_accuracy": worst_group_accuracy,
-    "worst_group_recall": worst_group_recall,
-    "demographic_parity_ratio": demographic_parity_ratio,
+    "u": mean_square_disparity, "rms": root_mean_square_disparity, "max": max_disparity,
+    "mean_disparity": mean_disparity, "weighted_disparity": weighted_disparity, "worst_cell": worst_cell_accuracy,
+    "equalized_odds": equalized_odds_difference, "demographic_parity": demographic_parity_difference,
+    "bias_amp": bias_amplification, "bias_amp_mals": bias_amplification_mals, "accuracy_gap": accuracy_gap,
+    "macro_recall_gap": macro_recall_gap, "worst_group_accuracy": worst_group_accuracy,
+    "worst_group_recall": worst_group_recall, "demographic_parity_ratio": demographic_parity_ratio,
     "equal_opportunity_ratio": equal_opportunity_ratio,
-}
+}  # fmt: skip
 GROUP_SCORES = {"auc": group_auc, "brier": group_brier, "overconfidence": group_overconfidence}  # with `probability`
 
 
