@@ -25,7 +25,7 @@ def test_a_blind_models_mad_is_that_of_the_permuted_group():
 
 @pytest.mark.parametrize("share", [0.32, 0.1])
 def test_the_smallest_change_is_that_of_simulated_pairs(share):
-    """Recall .8, picture by picture; one model is right and the other wrong in `share` of them (.32: independent errors)."""
+    """Recall .8, image by image; one model is right and the other wrong in `share` of them (.32: independent errors)."""
     rng, mads = np.random.default_rng(1), np.zeros((2, 3000))
     for row in CELLS:
         recalls = []
@@ -54,7 +54,7 @@ def test_empty_cells_and_many_groups():
         spreads = [np.ptp([rng.binomial(n, 0.7) / n for n in row if n]) for row in many]
         slow.append(np.mean(spreads))
     assert resolution.blind_mads(many, 0.7)[0].mean() == pytest.approx(np.mean(slow), rel=0.03)
-    with pytest.raises(ValueError, match="no class has pictures of two groups"):
+    with pytest.raises(ValueError, match="no class has images of two groups"):
         resolution.blind_mads([[3, 0], [0, 5]], 0.7)
 
 
@@ -64,6 +64,17 @@ def test_the_sentence_holds_the_figures():
     for figure in (at.floor, at.low, at.high, at.apart, at.alike):
         assert f"{figure:.3f}" in text
     assert "3 of 3 classes" in text
-    assert "580 pictures in cells of 40 to 200" in text
+    assert "580 images in cells of 40 to 200" in text
     assert "can show no disparity" in resolution.in_words(np.array([[3, 0], [0, 5]]))
     assert "can show no disparity" in resolution.in_words(np.zeros((3, 0), int))
+
+
+def test_pairs_are_told_apart_from_images():
+    """A model that flips 10 % of 60 pairs: E|binomial difference| / 60, by the normal approximation."""
+    mads = resolution.flipping_mads([60] * 10)
+    assert mads.mean() == pytest.approx(np.sqrt(0.1 / 60) * np.sqrt(2 / np.pi), rel=0.05)
+    assert not resolution.flipping_mads([60] * 10, flips=0.0).any()
+    text = resolution.in_words(np.full((10, 2), 60), paired=True)
+    assert "600 originals" in text
+    assert "exactly 0" in text
+    assert f"{mads.mean():.3f}" in text

@@ -8,19 +8,36 @@ import pandas as pd
 from kdlib.bias.tables import extent
 
 RECALLS = (0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
-ALIKE = 0.1  # share of pictures that one of two like models has right and the other wrong
+ALIKE = 0.1  # share of images that one of two similar models has right and the other wrong; of pairs that flip
 
 
 def blind_mads(cells, recall, *, differ=None, models=4000, seed=0) -> np.ndarray:
-    """(2, models) MADs of simulated pairs of models that are right with probability `recall` whatever the group.
+    """Simulate pairs of models that are right with probability `recall` whatever the group.
 
-    cells: (K, G) numbers of pictures; differ: the share of pictures that one of a pair has right and the other wrong, at most
-    and by default that of independent errors, 2 · recall · (1 − recall). Classes with fewer than two groups are left out, and
-    so is an empty cell. With more than two groups a class's disparity is its largest recall minus its smallest. Raises
-    ValueError where no class has two groups."""
+    Parameters
+    ----------
+    cells : array (K, G)
+        Numbers of images. Classes with fewer than two groups are left out, and so is an empty cell.
+    recall : float
+    differ : float, optional
+        Share of images that one of the two models has right and the other wrong; at most, and by default, that of independent
+        errors, 2 · recall · (1 − recall).
+    models, seed : int
+        Number of simulated pairs of models.
+
+    Returns
+    -------
+    array (2, models)
+        MADs; with more than two groups a class's disparity is its largest recall minus its smallest.
+
+    Raises
+    ------
+    ValueError
+        If no class has two groups.
+    """
     cells = counted(cells)
     if not len(cells):
-        raise ValueError("no class has pictures of two groups, so there is no disparity")
+        raise ValueError("no class has images of two groups, so there is no disparity")
     independent = 2 * recall * (1 - recall)
     only = min(independent if differ is None else differ, independent) / 2
     shares = [recall - only, only, only, 1 - recall - only]  # both right, one only, other only, neither
@@ -31,16 +48,33 @@ def blind_mads(cells, recall, *, differ=None, models=4000, seed=0) -> np.ndarray
     return extent(rates, axis=-1).mean(axis=-1)
 
 
+def flipping_mads(pairs, flips=ALIKE, *, models=4000, seed=0) -> np.ndarray:
+    """Simulate the MADs (models,) of models that get a share `flips` of pairs right in one group alone, either one alike.
+
+    pairs (K,): numbers of originals that are shown in both groups. A model blind to the group has flips 0 and MAD 0.
+    """
+    pairs, generator = np.asarray(pairs)[np.asarray(pairs) > 0], np.random.default_rng(seed)
+    one, other, _ = np.moveaxis(
+        generator.multinomial(pairs, [flips / 2, flips / 2, 1 - flips], (models, len(pairs))), -1, 0
+    )
+    return (np.abs(one - other) / pairs).mean(-1)
+
+
 def counted(cells) -> np.ndarray:
-    """The rows of (K, G) numbers of pictures whose class has a disparity: those with two groups or more."""
+    """Return the rows of (K, G) numbers of images whose class has a disparity: those with two groups or more."""
     cells = np.asarray(cells)
     return cells[(cells > 0).sum(axis=1) >= 2]
 
 
 def floors(cells, *, recalls=RECALLS, models=4000, seed=0) -> pd.DataFrame:
-    """A row per recall: `floor`, `low` and `high`, mean and 95 % range of a blind model's MAD; `apart`, below which the MADs of
-    two blind models differ in 95 % of cases where their errors are independent; `alike`, the same of models of which one is
-    right and the other wrong in the share ALIKE of pictures. Arguments and errors as `blind_mads`."""
+    """Return what blind models show, one row per recall; arguments and errors as in `blind_mads`.
+
+    Returns
+    -------
+    DataFrame
+        `floor`, `low`, `high`: mean and 95 % range of a blind model's MAD. `apart`: the MADs of two blind models differ by less
+        than this in 95 % of cases if their errors are independent; `alike`: if they differ in the share ALIKE of images.
+    """
     rows = []
     for recall in recalls:
         pairs = [blind_mads(cells, recall, differ=differ, models=models, seed=seed) for differ in (None, ALIKE)]
@@ -53,18 +87,26 @@ def floors(cells, *, recalls=RECALLS, models=4000, seed=0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def in_words(cells, recall=0.65) -> str:
-    """What a split with these cells can and cannot show, as Markdown."""
+def in_words(cells, recall=0.65, *, paired=False) -> str:
+    """Return what a split with these cells can and cannot show, as Markdown; paired: each original is in every group."""
     chosen = counted(cells)
     if not len(chosen):
-        return "No class has test pictures of two groups: this split can show no disparity, of whatever size."
-    at, every = floors(cells, recalls=(recall,)).iloc[0], floors(cells)
+        return "No class has test images of two groups: this split can show no disparity."
+    if paired:
+        flipping = flipping_mads(chosen.min(axis=1))
+        low, high = np.quantile(flipping, [0.025, 0.975])
+        return (
+            f"Each of {chosen.min(axis=1).sum()} originals is shown in every group, so **a model blind to the group has a MAD "
+            f"of exactly 0**. One that gets {ALIKE:.0%} of pairs right in one group alone, in either alike, shows "
+            f"{flipping.mean():.3f} (95 %: {low:.3f} to {high:.3f})."
+        )
+    row, every = floors(cells, recalls=(recall,)).iloc[0], floors(cells)
     return (
-        f"{len(chosen)} of {len(cells)} classes have test pictures of two groups, {chosen.sum()} pictures in cells of "
+        f"{len(chosen)} of {len(cells)} classes have test images of two groups, {chosen.sum()} images in cells of "
         f"{chosen[chosen > 0].min()} to {chosen.max()}. A model blind to the group with a recall of {recall:g} shows a MAD of "
-        f"{at.floor:.3f} (95 %: {at.low:.3f} to {at.high:.3f}): a MAD in that range is no evidence of bias. Two such models "
-        f"differ by up to {at.apart:.3f} by chance, or {at.alike:.3f} where one is right and the other wrong in {ALIKE:.0%} of "
-        f"pictures. **So no change of MAD below about {at.alike:.3f} can be resolved here at that recall, and none below "
-        f"{every.alike.min():.3f} at all**, even at a recall of {RECALLS[-1]:g}, unless two models are more alike than that. "
-        "More seeds average out the chance of training, not that of these pictures."
+        f"{row.floor:.3f} (95 %: {row.low:.3f} to {row.high:.3f}): a MAD in that range is no evidence of bias. Two such models "
+        f"differ by up to {row.apart:.3f} by chance, or {row.alike:.3f} if they disagree on {ALIKE:.0%} of images. **At that "
+        f"recall this split cannot resolve changes of MAD below about {row.alike:.3f}, and at no recall below "
+        f"{every.alike.min():.3f}**, unless two models are more alike. More seeds average out the chance of training, not that "
+        "of these images."
     )
