@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdlib import data, runs
+from kdlib import data
 from kdlib.bias.stats import holm
-from kdlib.report import ranking, selection, tables
+from kdlib.report import evidence, ranking, selection, tables
 
 
 def row(
@@ -209,29 +209,26 @@ def test_rare_group_gap_by_hand():
 
 
 def test_what_a_strength_is_chosen_by_depends_on_the_cells_of_validation(digits, monkeypatch):
-    monkeypatch.setattr(runs, "load_data", lambda *options: digits)
-    arrays = {"val_labels": digits.val.labels, "val_group": digits.val.group}
-    guesses = np.eye(10)[digits.val.labels]
+    def checked(predicted, dataset=digits, **columns):
+        classes = {"val_labels": digits.val.labels, "val_group": digits.val.group, "val_predicted": predicted}
+        proof = evidence.Evidence(dataset, lambda key: classes)
+        return selection.on_validation(pd.DataFrame([row(val_sqrt_u=-0.2, **columns)]), proof).iloc[0]
+
     rare = data.class_by_group(digits.train, digits).argmin(1)
-    guesses[digits.val.group == rare[digits.val.labels]] = np.eye(10)[3]  # wrong wherever the group is rare, but for 3
-    monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays | {"val_logits": guesses})
-    table = pd.DataFrame([row(data="digits_s", skew=None, val_sqrt_u=-0.2)])
-    found = selection.on_validation(table).iloc[0]
+    in_rare = digits.val.group == rare[digits.val.labels]
+    wrong_in_rare = np.where(in_rare, 3, digits.val.labels)  # but for class 3
+    found = checked(wrong_in_rare)
     assert found["criterion"] == "rare group's gap"
     assert found["val_bias"] == pytest.approx(0.9)
     assert found["val_balanced_accuracy"] == pytest.approx(0.55, abs=0.05), (
-        "right in the common half and in a tenth of the rare"
+        "right in the common half and a tenth of the rare"
     )
-    turned = digits.val.group != rare[digits.val.labels]  # wrong wherever the group is common: as biased, the other way
-    arrays["val_logits"] = np.where(turned[:, None], np.eye(10)[3], np.eye(10)[digits.val.labels])
-    monkeypatch.setattr(runs, "stored_predictions", lambda key: arrays)
-    assert 0.85 < selection.on_validation(table)["val_bias"].iloc[0] < 0.95
+    wrong_in_common = np.where(in_rare, digits.val.labels, 3)
+    assert 0.85 < checked(wrong_in_common)["val_bias"] < 0.95, "as biased, the other way"
     monkeypatch.setattr(data, "class_by_group", lambda *_, **__: np.full((10, 2), 5))
-    found = selection.on_validation(table).iloc[0]
+    found = checked(wrong_in_rare)
     assert (found["criterion"], found["val_bias"]) == ("√U⁺", 0.0)
-    many = dataclasses.replace(digits, groups=("a", "b", "c"))
-    monkeypatch.setattr(runs, "load_data", lambda *options: many)
-    found = selection.on_validation(table.assign(val_mad=0.3)).iloc[0]
+    found = checked(wrong_in_rare, dataclasses.replace(digits, groups=("a", "b", "c")), val_mad=0.3)
     assert (found["criterion"], found["val_bias"]) == ("MAD", 0.3)
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 import kdlib as kdlib_package
-from kdlib import files, paths, profiles
+from kdlib import paths, profiles, runs
 from kdlib.__main__ import main
-from kdlib.report import pages, publish
+from kdlib.report import figures, pages
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
 MAKEFILE = (paths.ROOT / "Makefile").read_text()
@@ -138,42 +138,15 @@ def test_the_index_needs_results_and_then_lists_them(tmp_path):
     assert len(again) == len(table)
 
 
-def test_what_is_published_says_how_it_was_made(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="make all PROFILE=quick"):
-        publish.publish("quick")
-    table = pd.read_csv(paths.ROOT / "reports" / "published" / "quick" / "results.csv")
-    pages.save_results(table, "quick")
-    figure = pages.folder("quick") / "figures" / "inflation.png"
-    figure.parent.mkdir()
-    figure.write_bytes(b"picture")
-    record = {"versions": {"torch": "9.9", "numpy": "8.8"}}
-    files.write_json(paths.runs_folder() / table["key"].iloc[0] / "record.json", record)
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text("before\n<!-- quick -->\nold\n<!-- /quick -->\nafter")
-    target = publish.publish("quick")
-    assert target == tmp_path / "reports" / "published" / "quick"
-    text = (target / "README.md").read_text()
-    for part in (
-        "make all PROFILE=quick",
-        "torch 9.9",
-        table["commit"].iloc[0],
-        table["device"].iloc[0],
-        "| CKD | 3 |",
-    ):
-        assert part in text
-    assert (target / "inflation.png").read_bytes() == b"picture"
-    readme = (tmp_path / "README.md").read_text()
-    assert readme.startswith("before\n<!-- quick -->\n| model | n |")
-    assert readme.endswith("<!-- /quick -->\nafter")
-    assert "old" not in readme
-    assert "| CKD + domain-independent | 3 |" in readme
-    assert "**Bias beyond chance.**" in readme
-    assert len(pd.read_csv(target / "results.csv")) == len(table)
-
-
-def kdlib(*arguments):
-    command = [sys.executable, "-m", "kdlib", *arguments]
-    return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+def test_a_profile_in_a_file_has_its_report_under_the_name_of_the_file(tmp_path):
+    file = tmp_path / "elsewhere" / "mine.toml"
+    table = pd.DataFrame({"key": ["a"], "seed": [0]})
+    pages.save_results(table, file)
+    assert pages.folder(str(file)) == pages.folder("mine") == paths.reports_folder() / "mine"
+    pd.testing.assert_frame_equal(pages.read_results("mine"), table)
+    drawing, _ = figures.figure()
+    pages.save(drawing, file, "empty")
+    assert (pages.folder("mine") / "figures" / "empty.svg").exists()
 
 
 @pytest.mark.parametrize(
@@ -188,10 +161,19 @@ def kdlib(*arguments):
         (("notebook", "notebooks/05_rdk.ipynb", "--out", "x.ipynb"), "05_rkd"),
     ],
 )
-def test_wrong_input_gets_one_sentence_and_a_status(arguments, words):
-    done = kdlib(*arguments)
+def test_wrong_input_gets_one_sentence_and_a_status(arguments, words, capsys):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("kdlib: ")
+
+
+def test_the_command_line_has_a_status():
+    done = subprocess.run(
+        [sys.executable, "-m", "kdlib", "sweep", "--profile", "quik"], cwd=paths.ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert words in done.stderr
+    assert "quick" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -202,25 +184,22 @@ def test_settings_given_to_a_sweep_take_the_place_of_the_profiles(monkeypatch, c
     )
     line = "sweep --profile wider --weights none --epochs 2 --seeds 3 4 --data-options size=64,classes=30"
     assert main(line.split()) == 0
-    assert (
-        seen["runs"]
-        == profiles.profile("wider", "all")
-        .changed((3, 4), weights="none", epochs=2, data_options="size=64,classes=30")
-        .grid()
-    )
-    assert {run["weights"] for run in seen["runs"]} == {"none"}
+    study = profiles.profile("wider", "all")
+    changed = study.changed((3, 4), weights="none", epochs=2, data_options="size=64,classes=30")
+    assert set(map(runs.as_run, seen["runs"])) == set(map(runs.as_run, changed.grid()))
+    assert {run.weights for run in map(runs.as_run, seen["runs"])} == {"none"}
     assert main(["sweep", "--profile", "wider"]) == 0
-    assert {run["weights"] for run in seen["runs"]} == {"imagenet"}
+    assert {run.weights for run in map(runs.as_run, seen["runs"])} == {"imagenet"}
     with pytest.raises(SystemExit):
         main(["sweep", "--method", "ckd"])
     assert "--method" in capsys.readouterr().err
 
 
-def test_the_last_line_of_a_run_is_its_record(shared_data, digits):
-    done = kdlib("run", "--student", "convnet_4", "--method", "scratch", "--epochs", "2", "--no-nesterov")
-    record = json.loads(done.stdout.splitlines()[-1])
-    assert record["settings"]["epochs"] == 2
-    precision, first, *_ = done.stdout.splitlines()
+def test_the_last_line_of_a_run_is_its_record(tiny, capsys):
+    line = "run --student convnet_4 --method scratch --epochs 2 --no-nesterov --device cpu"
+    assert main(line.split()) == 0
+    precision, first, *_, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["settings"]["epochs"] == 2
     assert re.match(r"precision float32: \w+", precision)
     assert re.match(r"epoch +1/2 .*ce .*val_accuracy .* left", first)
 
@@ -243,8 +222,11 @@ def test_the_quick_study_is_whole():
     assert len(study.two_by_two("ckd")) == 4 * len(study.seeds)
 
 
-def test_importing_kdlib_loads_no_torch():
-    code = "import sys, kdlib; assert 'torch' not in sys.modules; kdlib.losses.kd_loss; kdlib.bias.class_disparity"
+def test_importing_kdlib_or_the_pages_loads_no_torch():
+    code = (
+        "import sys, kdlib; import kdlib.report.pages, kdlib.profiles; assert 'torch' not in sys.modules; "
+        "kdlib.losses.kd_loss; kdlib.bias.class_disparity"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=True)
     with pytest.raises(AttributeError, match="losses"):
         _ = kdlib_package.losess
