@@ -18,6 +18,8 @@ from kdlib.runs.table import table as table_of
 MANY = 4  # debiasers: more of them are ranked
 SHORT = ("model", "n", "accuracy", "MAD", "MAD's floor", "flip rate", "worst cell")  # flip rate: where there is one
 RESULTS = "docs/results.md"
+DIGITS = "%.6g"  # of a published figure
+VALIDATION = ("val_accuracy", "val_mad", "val_sqrt_u")  # what selection reads; the rest of validation is not published
 
 
 def published_folder(name="") -> Path:
@@ -49,6 +51,11 @@ def study_table(study) -> pd.DataFrame:
     return whole.drop_duplicates(["key", "part"]).copy()
 
 
+def compact(table) -> pd.DataFrame:
+    """Return the columns of a table that are published."""
+    return table[[name for name in table if not name.startswith("val_") or name in VALIDATION]]
+
+
 def publish(profile) -> Path:
     """Write the results of a study into `reports/published/<name>`, and return that folder.
 
@@ -72,7 +79,7 @@ def publish(profile) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     files.make_folder(folder)
     with replacing(folder / "results.csv") as temporary:
-        table.to_csv(temporary, index=False)
+        compact(table).to_csv(temporary, index=False, float_format=DIGITS)
     record = runs.stored_record(table["key"].iloc[0])
     provenance = {
         "command": f"make all PROFILE={Path(profile).name}",
