@@ -133,9 +133,11 @@ def _report(chosen):
 
 
 def _publish(chosen):
+    from kdlib.report import claims
     from kdlib.report.publish import publish
 
     print(publish(chosen.profile))
+    claims.into_readme()
 
 
 def _verify(chosen):

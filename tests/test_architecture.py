@@ -119,8 +119,20 @@ def test_files_are_short():
     assert not {module_name(file): lines(file) for file in FILES if lines(file) > 300}
 
 
+def lines_of_code(file):
+    """Lines that are neither blank, nor a comment, nor a docstring."""
+    text = file.read_text()
+    kept = {
+        number for number, line in enumerate(text.splitlines(), 1) if line.strip() and not line.strip().startswith("#")
+    }
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            kept -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(kept)
+
+
 def test_kdlib_is_thin():
-    assert sum(map(lines, FILES)) <= 9500
+    assert sum(map(lines_of_code, FILES)) <= 9500
 
 
 def test_top_level_is_small():

@@ -60,7 +60,7 @@ def test_what_is_published_follows_from_its_predictions(published, root, tiny):
     assert {"results.csv", "predictions.npz", "study.json", "README.md"} <= {file.name for file in published.iterdir()}
     assert (published / "debiasers.png").exists()
     lines = []
-    assert verify.verify(workers=1, log=lines.append) == []
+    assert verify.verify("mine", workers=1, log=lines.append) == []
     assert len(lines) == 1
     results = (root / "results.md").read_text()
     assert "old" not in results
@@ -131,7 +131,7 @@ def test_whatever_does_not_follow_is_found_and_named(published, root):
     }  # fmt: skip
     for damage, words in expected.items():
         damage(published)
-        problems = verify.verify(workers=1, log=lambda line: None)
+        problems = verify.verify("mine", workers=1, log=lambda line: None)
         assert any(words in problem for problem in problems), damage.__name__
         shutil.rmtree(published)
         shutil.copytree(whole, published)

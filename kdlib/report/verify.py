@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import paths
-from kdlib.report import evidence, gallery, publish
+from kdlib.report import claims, evidence, gallery, publish
 
 TOLERANCE = 2e-6  # between two figures of six digits
 
@@ -39,6 +39,9 @@ def verify(name="", *, workers=None, log=print) -> list:
             differences, runs = _study(folder, pool.map if pool else map, 8 * workers)
             log(f"{folder.name}: {runs} runs, {'as published' if not differences else 'DIFFERS'}")
             problems += differences
+    if name == "":
+        readme = (paths.ROOT / "README.md").read_text()
+        problems += _text("README.md", readme, publish.between_marks(readme, "findings", claims.findings()))
     return problems
 
 
