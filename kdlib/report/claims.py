@@ -64,7 +64,8 @@ def planted(study) -> str:
     return (
         "**A planted bias, removed without retraining the teacher.** With *balanced-teacher*, this study's own debiaser, "
         f"MAD falls from {interval(before)[0]:.3f} to {interval(after)[0]:.3f}, the flip rate from {flips[0]:.3f} to "
-        f"{flips[1]:.3f} ({len(before)} seeds, mean of four methods, λ not tuned). Its fair controls have a MAD of {' and '.join(beside)}. "
+        f"{flips[1]:.3f} ({len(before)} seeds, mean of four methods, λ not tuned). "
+        f"Its fair controls have a MAD of {' and '.join(beside)}. "
         f"Beside the student alone with logit adjustment, distillation so debiased changes accuracy by {_signed(gain)}."
     )
 
