@@ -222,6 +222,24 @@ def test_large_tables_are_drawn_as_right_and_wrong(monkeypatch):
     close([reduced.mean, reduced.low, reduced.high], [full.mean, full.low, full.high], 0.004)
 
 
+def test_amplification_needs_labels_that_depend_on_the_group():
+    y, g = np.repeat([0, 1], 4), np.tile([0, 1], 4)
+    assert np.isnan(bias.bias_amplification(y, g, g)), "a balanced split has no bias to amplify"
+    assert bias.bias_amplification(np.append(y, 0), np.append(g, 0), np.append(g, 0)) != 0
+
+
+def test_skew_amplification_checks_classes_and_sources():
+    group, source = np.repeat([0, 1], 3), np.tile([7, 8, 9], 2)
+    assert bias.skew_amplification([0, 1, 2, 0, 1, 2], group, source=source) == 0
+    assert bias.skew_amplification([0, 1, 2, 0, 1, 2], group + 4) == 0
+    assert bias.skew_amplification(10**9 * group, group) == 0.5
+    with pytest.raises(ValueError, match="their sources differ"):
+        bias.skew_amplification([0, 1, 2, 0, 1, 2], group, source=[7, 8, 9, 7, 8, 8])
+    for wrong in ([0, 1, -1, 0, 1, 2], [0, 1, -2, 0, 1, 2]):
+        with pytest.raises(ValueError, match="from 0 up"):
+            bias.skew_amplification(wrong, group)
+
+
 # ---- arrays of other kinds
 
 

@@ -10,7 +10,7 @@ import pytest
 from bias_examples import any_callable, close, identifier, simulate, simulate_pairs
 
 from kdlib import bias
-from kdlib.bias import uncertainty
+from kdlib.bias import paired, uncertainty
 
 # one class; eight originals in both groups: three right in both, three in group 1 alone, one in group 0 alone, one in none
 RIGHT_0, RIGHT_1 = np.array([1, 1, 1, 0, 0, 0, 1, 0]), np.array([1, 1, 1, 1, 1, 1, 0, 0])
@@ -152,6 +152,19 @@ def test_tables_of_pairs_resample_like_images(metric, permute):
     np.testing.assert_allclose(slow.std(0), fast.std(0), rtol=0.2, atol=1e-9)
 
 
+def test_resampled_pairs_keep_the_sizes_of_cells():
+    """Originals in groups 0 and 1, 0 and 2, or all three are drawn apart."""
+    g, pair = np.array([0, 1, 0, 1, 0, 2, 0, 1, 2, 0, 1, 2]), np.array([1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5])
+    y, right = np.zeros(12, int), np.arange(12) % 2
+    pairs = paired.PairCounts(y, right, g, paired.units_of(y, g, pair), (3, 1, 2))
+    drawn = pairs.tables(pairs.resampled(50, np.random.default_rng(0)))
+    assert pairs.number == 5
+    assert (drawn.sum(-1)[..., 0] == [5, 4, 3]).all()
+    images, ids = paired.resampled_pairs(y, g, paired.units_of(y, g, pair), np.random.default_rng(0))
+    assert np.bincount(g[images]).tolist() == [5, 4, 3]
+    assert len(np.unique(ids)) == 5
+
+
 def same(figures, others):
     """Whether two dicts of numbers are equal, NaN included."""
     return json.dumps(figures) == json.dumps(others)
@@ -267,10 +280,10 @@ def test_pairs_keep_their_level_and_coverage_at_any_correlation(correlation):
 
 
 def test_exchange_within_pairs_finds_what_permutation_of_images_misses():
-    rng, paired, unpaired = np.random.default_rng(10), [], []
+    rng, exchanged, permuted = np.random.default_rng(10), [], []
     for _ in range(60):
         y, p, g, pair = simulate_pairs(rng, classes=5, pairs=60, disparity=0.05, correlation=0.8)
-        for found, more in ((paired, {"pair": pair}), (unpaired, {})):
+        for found, more in ((exchanged, {"pair": pair}), (permuted, {})):
             floor = bias.noise_floor(bias.mean_absolute_disparity, y, p, g, n=99, seed=rng, **more)
             found.append(floor.p_value <= 0.05)
-    assert np.mean(paired) > 0.3 + np.mean(unpaired)
+    assert np.mean(exchanged) > 0.3 + np.mean(permuted)

@@ -162,7 +162,7 @@ def mean_absolute_disparity(right, count, *, min_count=1):
 def variance_of_gap(right, count, min_count=1, covariance=0.0):
     """Return the variance s²_k1/n_k1 + s²_k0/n_k0 − 2·Cov(R_k(1), R_k(0)) of each d_k; NaN for a single image in a cell."""
     if np.ndim(covariance):  # in whole numbers, so that pairs which agree leave exactly 0
-        noise = rate(right * (count - right), (count - 1) * count**2)
+        noise = rate(right * (count - right), (count - 1) * count.astype(float) ** 2)
         return np.where((count >= min_count).all(-2), noise.sum(-2) - 2 * covariance, np.nan)
     recall = rate(right, count, min_count)
     return rate(recall * (1 - recall), count - 1).sum(-2)  # s²/n, as s² = R(1 − R)·n/(n − 1)

@@ -79,7 +79,7 @@ def covariance(right, pairs, both, count):
     right (..., 2, K): images right among the pairs; pairs (..., K); both (..., K): pairs with both images right; count (..., 2,
     K): all images, with those that have no partner. Two pairs are needed; it is 0 for fewer.
     """
-    return np.nan_to_num(rate(both * pairs - right.prod(-2), (pairs - 1) * count.prod(-2), TINY))
+    return np.nan_to_num(rate(both * pairs - right.prod(-2), (pairs - 1) * count.prod(-2, dtype=float), TINY))
 
 
 class PairCounts:
