@@ -74,9 +74,9 @@ def finite(model):
     return all(values.isfinite().all() for values in model.state_dict().values())
 
 
-@pytest.mark.parametrize("name", STRONG)
-def test_without_strength_training_is_plain_distillation_bit_for_bit(name):
-    model, history = go(name, lam=0.0, epochs=2)
+def test_without_strength_there_is_no_debiaser():
+    assert all(build(name, lam=0.0) is None for name in STRONG)
+    model, history = go("critic", lam=0.0, epochs=2)
     assert same(model, plain()[0])
     assert without_seconds(history) == without_seconds(plain()[1])
 
@@ -218,11 +218,11 @@ def test_shares_in_between_count(name):
     share[::5] = float("nan")
     share[1::5] = 0.5
     group = torch.where(share.isnan() | (share == 0.5), -1, TRAIN_GROUP)
-    model, _ = go(name, group=group, share=share, epochs=2)
+    model, _ = go(name, group=group, share=share)
     assert finite(model)
-    assert not same(model, go(name, group=group, epochs=2)[0])
+    assert not same(model, go(name, group=group)[0])
     rounded = torch.where(share == 0.5, share, share.round())
-    assert not same(model, go(name, group=group, share=rounded, epochs=2)[0])
+    assert not same(model, go(name, group=group, share=rounded)[0])
 
 
 def test_more_than_two_groups():

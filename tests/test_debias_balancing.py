@@ -40,6 +40,12 @@ def test_resampling_shows_each_cell_of_a_class_equally_often():
     assert not torch.equal(order, part.order(seed=0, epoch=2))
 
 
+def test_draws_stay_as_they_were():
+    """Stored runs depend on them."""
+    assert balancing.draw(torch.tensor([1.0, 2, 3, 4]), seed=0, epoch=1).tolist() == [3, 1, 3, 1]
+    assert balancing.draw(torch.ones(8), seed=3, epoch=2).tolist() == [6, 1, 4, 6, 5, 2, 3, 5]
+
+
 def test_group_dro_by_hand():
     part = build("group_dro", 0.5)
     each = F.cross_entropy(LOGITS, LABELS, reduction="none")
