@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdlib import files, paths, profiles, runs
 from kdlib.files import replacing
-from kdlib.report import evidence, gallery, literature, ranking, selection, tables, words
+from kdlib.report import evidence, gallery, inflation, literature, ranking, selection, tables, words
 from kdlib.runs.table import table as table_of
 
 MANY = 4  # debiasers: more of them are ranked
@@ -128,12 +128,25 @@ def render(name, table, proof, provenance, drawn) -> tuple[str, str]:
         f"{all_runs['seconds'].sum():.0f} s of training in all. Versions: {versions}.",
         text,
         *details,
+        *_effects(table),
         *(f"![{gallery.alternative_text(drawing, figure)}]({figure}.png)" for figure, drawing in drawn.items()),
         "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
         f"exceeds the noise floor at that level. {tables.floor_note(grid)}",
         markdown(tables.readable(grid)),
     ]
     return "\n\n".join(parts) + "\n", short
+
+
+def _effects(table):
+    """What distillation itself changes, where the student was trained alone, too, with two seeds or more."""
+    alone = table[(table["part"] == "grid") & (table["method"] == "scratch")]
+    if not alone["student"].isin(table["student"][table["method"] != "scratch"]).any() or table["seed"].nunique() < 2:
+        return []
+    note = (
+        "Paired by seed; ± half-width of Student's 95 % interval; p of the t-test, adjusted after Holm over all rows of √U and flip "
+        "rate; a change of √U or flip rate beyond the last column is excluded (two one-sided tests at 5 %)."
+    )
+    return [f"## What distillation itself changes\n\n{note}", markdown(inflation.readable(inflation.effects(table)))]
 
 
 def _short(grid, table, proof, text):
