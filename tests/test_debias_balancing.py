@@ -146,6 +146,17 @@ def test_dfr_learns_from_half_of_validation_in_which_cells_weigh_the_same():
     assert (head(embedding).argmax(1) == labels)[~used].float().mean() > 0.7
 
 
+def test_dfr_weighs_its_cells_equally():
+    labels, group = torch.arange(200) % 2, (torch.arange(200) % 20 < 3).long()
+    embedding = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) + labels[:, None]
+    fitted, used = build("dfr").finish(None, embedding, labels, group, None)
+    cells = torch.bincount(labels[used] * 2 + group[used])
+    assert len(set(cells.tolist())) > 1
+    weights = 1 / cells[labels[used] * 2 + group[used]].float()
+    expected = heads.fitted_head(embedding[used], labels[used], weights, 2, 1.0)
+    torch.testing.assert_close(fitted.weight, expected.weight)
+
+
 def test_dfr_needs_validation_images_of_known_groups():
     with pytest.raises(ValueError, match="'dfr' needs"):
         build("dfr").finish(None, torch.randn(8, 4), LABELS, torch.full((8,), -1), None)
