@@ -11,6 +11,7 @@ from kdlib.bias.stats import interval
 from kdlib.bias.tables import extent
 from kdlib.names import method_name
 from kdlib.report.tables import disparities, plus_minus, population, tested
+from kdlib.runs.table import pairs_of
 
 
 def spread(kinds, metric=bias.mean_absolute_disparity, **options) -> pd.DataFrame:
@@ -92,9 +93,10 @@ def exemplars(teachers, kinds, groups) -> pd.DataFrame:
     Hooker et al. (2019), What do compressed deep neural networks forget?
     """
     labels, teacher_predictions, group, _ = population(teachers)
+    pair = pairs_of(runs.as_run(teachers[0]).load_data().test)
     rows = []
     for name, settings in kinds.items():
-        result = bias.exemplars(labels, teacher_predictions, population(settings)[1], group)
+        result = bias.exemplars(labels, teacher_predictions, population(settings)[1], group, pair=pair)
         p_value = result["difference_p_value"]
         rows.append(
             {
@@ -169,10 +171,11 @@ def leakage_in_words(rows) -> pd.DataFrame:
             {
                 "model": method_name(name),
                 "n": len(group),
+                "above the floor": plus_minus(*interval(group["above_floor"]), sign="+"),
                 "attacker": plus_minus(*interval(group["attacker"])),
+                "floor": f"{group['floor'].mean():.3f}",
                 "from labels as accurate": f"{group['attacker_labels'].mean():.3f}",
                 "leakage": plus_minus(*interval(group["leakage"]), sign="+"),
-                "permuted": f"{group['floor'].mean():.3f}",
                 "chance": f"{group['chance'].mean():.3f}",
             }
         )

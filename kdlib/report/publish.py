@@ -143,8 +143,8 @@ def _effects(table):
     if not alone["student"].isin(table["student"][table["method"] != "scratch"]).any() or table["seed"].nunique() < 2:
         return []
     note = (
-        "Paired by seed; ± half-width of Student's 95 % interval; p of the t-test, adjusted after Holm over all rows of √U and flip "
-        "rate; a change of √U or flip rate beyond the last column is excluded (two one-sided tests at 5 %)."
+        "Paired by seed; ± half-width of Student's 95 % interval; p of the t-test, adjusted after Holm over the rows of √U and "
+        "flip rate; a change of √U or flip rate beyond the last column is excluded (two one-sided tests at 5 %)."
     )
     return [f"## What distillation itself changes\n\n{note}", markdown(inflation.readable(inflation.effects(table)))]
 

@@ -90,9 +90,7 @@ def metrics_of(dataset, classes, teacher_classes=None) -> dict:
         Of `predicted_classes`, of the network and of its teacher.
     """
     options, values = {"num_classes": len(data.bias_classes(dataset))}, {}
-    source = dataset.test.source
-    paired = source is not None and bias.is_paired(source, dataset.test.group)
-    pairs = {"val": None, "test": source if paired else None}
+    pairs = {"val": None, "test": pairs_of(dataset.test)}
     for name in ("val", "test"):
         truth, predicted, group = (classes[f"{name}_{part}"] for part in ("labels", "predicted", "group"))
         performance = evaluate.performance(truth, predicted, len(dataset.classes))
@@ -105,6 +103,18 @@ def metrics_of(dataset, classes, teacher_classes=None) -> dict:
         group = classes["test_group"]
         values["vs_teacher"] = bias.compare(labels, teacher_guesses, guesses, group, pair=pairs["test"], **options)
     return values
+
+
+def pairs_of(split):
+    """Return the `source` of a split that shows most of its originals in several groups, as the planted sets do; else None.
+
+    A few twins among photographs are no reason to speak of pairs."""
+    if split.source is None or not bias.is_paired(split.source, split.group):
+        return None
+    known = split.group >= 0
+    originals = pd.DataFrame({"source": split.source[known], "group": split.group[known]})
+    groups = originals.groupby("source")["group"].nunique()
+    return split.source if (groups > 1).mean() > 0.5 else None
 
 
 def flat(values) -> dict:
