@@ -5,10 +5,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from kdlib import data, paths
 from kdlib.runs import networks, settings
 
+torch.set_num_threads(1)  # the tests fill the cores with processes
 pytest.register_assert_rewrite("s3_examples")
 REAL_DATA = os.environ.get("KDLIB_DATA")  # a folder with downloaded sets, for the tests that want them
 
@@ -24,7 +26,12 @@ def folders(tmp_path, monkeypatch, shared_data):
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.delenv("KDLIB_SMOKE", raising=False)
-    for cache in (settings._key, settings.fingerprint, networks._images, networks._bank):  # they outlive a test's folders
+    for cache in (
+        settings._key,
+        settings.fingerprint,
+        networks._images,
+        networks._bank,
+    ):  # they outlive a test's folders
         cache.cache_clear()
     return tmp_path
 

@@ -204,7 +204,14 @@ def test_a_file_of_ones_own_is_a_study(tmp_path, monkeypatch):
     assert (study.name, study.seeds, study.pairs) == ("mine", (0, 1), (("convnet_8", "convnet_4"),))
     assert study.debias == {"critic": (1.0, 2.5), "resample": (0.0,)}
     run = as_run(study.students("ckd")[1])
-    assert (run.data_options, run.epochs, run.lr, run.teacher_epochs, run.teacher_seed, run.seed) == ("fold=1", 3, 1.0, 4, 0, 1)
+    assert (run.data_options, run.epochs, run.lr, run.teacher_epochs, run.teacher_seed, run.seed) == (
+        "fold=1",
+        3,
+        1.0,
+        4,
+        0,
+        1,
+    )
     assert type(study.settings["lr"]) is float, "a key holds the number as its type writes it"
     monkeypatch.chdir(tmp_path)
     assert profiles.profile("mine.toml") == profiles.profile("./mine.toml") == study
