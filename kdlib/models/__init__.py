@@ -18,8 +18,20 @@ from .checkpoint import load_checkpoint
 from .common import Output, fast_layout, get_head, in_precision, set_head
 from .compiling import compiled_if_it_works
 
-__all__ = ["FAMILIES", "Output", "build_model", "compiled_if_it_works", "fast_layout", "get_head", "imagenet_file",
-           "in_precision", "load_checkpoint", "names", "set_head"]  # fmt: skip
+__all__ = [
+    "FAMILIES",
+    "Output",
+    "build_model",
+    "compiled_if_it_works",
+    "fast_layout",
+    "get_head",
+    "imagenet_file",
+    "in_precision",
+    "is_own",
+    "load_checkpoint",
+    "names",
+    "set_head",
+]  # fmt: skip
 
 FAMILIES = {
     "resnet": resnet.MODELS,
@@ -89,9 +101,14 @@ def build_model(name, num_classes=100, *, weights=None):
     raise ValueError(_unknown(name))
 
 
+def is_own(name) -> bool:
+    """Return whether `name` is one of this package's networks, not one of torchvision's."""
+    return bool(_builders().get(name) or convnet.builder(name))
+
+
 def imagenet_file(name):
     """Return the file name of the ImageNet weights of a torchvision network. Raises ValueError for other networks."""
-    if _builders().get(name) or convnet.builder(name):
+    if is_own(name):
         raise ValueError(
             f"{name} cannot start from ImageNet weights: those are published for torchvision's networks" + _twin(name)
         )

@@ -240,8 +240,9 @@ def check_network(name, weights):
 
     from kdlib import models
 
-    with torch.device("meta"):  # shapes only, no memory
-        models.build_model(name, 2)
+    if not models.is_own(name):
+        with torch.device("meta"):  # shapes only, no memory
+            models.build_model(name, 2)
     if weights == "imagenet":
         models.imagenet_file(name)
 
