@@ -81,7 +81,9 @@ def pooled(studies) -> pd.DataFrame:
     every = every[every["against"] == "student alone"]
     rows = []
     for (what, measure), group in every.groupby(["what", "measure"], sort=False):
-        group = group[group["half"] > 0]
+        group = group[group["half"] > 0]  # a study in which nothing varies has no standard error
+        if group.empty:
+            continue
         error = group["half"] / stats.t.ppf(0.975, group["n"] - 1)
         difference, half, p_value = random_effects(group["difference"].to_numpy(), error.to_numpy())
         row = {"what": what, "measure": measure, "studies": len(group), "difference": difference, "half": half}

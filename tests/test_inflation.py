@@ -1,0 +1,91 @@
+"""What distillation itself changes: paired effects, their adjustment and pooling; and the findings that README says of them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from study_examples import row
+
+from kdlib import paths
+from kdlib.report import claims, inflation, publish
+
+
+def study(shift=0.0, temperature_shift=0.0, seeds=8, seed=0):
+    """CKD and RKD beside the student alone; RKD's bias is moved by `shift`, that of CKD at T = 1 by `temperature_shift`."""
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(seeds):
+        noise = rng.normal(0, 0.01, 4)
+        common = rng.normal(0, 0.05)
+        changes = {"scratch": (0, None), "ckd": (0, None), "rkd": (shift, None), "ckd at 1": (temperature_shift, 1.0)}
+        for (name, (change, temperature)), error in zip(changes.items(), noise, strict=True):
+            bias = 0.3 + common + change + error
+            values = row(
+                name.split(" ")[0], number, 0.8, bias, test_sqrt_u=bias, test_flip_rate=bias, test_paired=True,
+                temperature=temperature, key=f"{name}{number}", part="temperature" if temperature else "grid",
+            )  # fmt: skip
+            rows.append(values)
+            if name == "ckd":
+                rows.append(values | {"part": "temperature"})
+    return pd.DataFrame(rows)
+
+
+def test_effects_are_paired_by_seed_and_adjusted_over_everything():
+    table = study(shift=-0.1, temperature_shift=-0.05)
+    result = inflation.effects(table).set_index(["what", "measure"])
+    assert set(result.index.get_level_values("what")) == {"CKD", "RKD", "CKD, T 1"}
+    grid = table[table["part"] == "grid"].set_index(["method", "seed"])["test_sqrt_u"]
+    difference = np.array([grid["rkd", number] - grid["scratch", number] for number in range(8)])
+    expected = stats.ttest_1samp(difference, 0)
+    rkd = result.loc[("RKD", "sqrt_u")]
+    assert rkd["difference"] == pytest.approx(difference.mean())
+    assert rkd["p_value"] == pytest.approx(expected.pvalue)
+    assert rkd["difference"] + rkd["half"] == pytest.approx(expected.confidence_interval().high)
+    ends = expected.confidence_interval(0.9)
+    assert rkd["excluded"] == pytest.approx(max(abs(ends.low), abs(ends.high)))
+    bias = result[result.index.get_level_values("measure") != "accuracy"]
+    smallest = bias["p_value"].min()
+    assert bias["p_holm"].min() == pytest.approx(min(1, 6 * smallest)), "three comparisons of two measures"
+    assert result["p_holm"].notna().sum() == 6
+    assert result.loc[("CKD, T 1", "sqrt_u"), "difference"] == pytest.approx(-0.05, abs=0.02)
+
+
+def test_words_say_what_is_shown_and_what_is_excluded():
+    shown = inflation.in_words(inflation.effects(study(shift=-0.1)))
+    assert "RKD lowers √U (-0.1" in shown
+    assert "CKD no change is shown" in shown
+    nothing = inflation.effects(study())
+    text = inflation.in_words(nothing)
+    assert "no evidence" in text
+    limit = nothing[(nothing["measure"] != "accuracy") & (nothing["against"] == "student alone")]["excluded"].max()
+    assert f"±{limit:.3f}" in text
+    assert "RKD raises" in inflation.in_words(inflation.effects(study(shift=0.1)))
+
+
+def test_studies_are_pooled_by_random_effects():
+    estimates, errors = np.array([0.1, 0.3, 0.2]), np.array([0.05, 0.1, 0.05])
+    weights = 1 / errors**2
+    mean, half, _ = inflation.random_effects(estimates, errors)
+    spread = (weights * (estimates - (weights * estimates).sum() / weights.sum()) ** 2).sum()
+    between = max(0, (spread - 2) / (weights.sum() - (weights**2).sum() / weights.sum()))
+    weights = 1 / (errors**2 + between)
+    assert mean == pytest.approx((weights * estimates).sum() / weights.sum())
+    assert half == pytest.approx(1.959964 / np.sqrt(weights.sum()), rel=1e-5)
+    alone = inflation.random_effects(np.array([0.2]), np.array([0.05]))
+    assert alone[0] == pytest.approx(0.2)
+    assert alone[2] == pytest.approx(2 * stats.norm.sf(4))
+    same = inflation.random_effects(np.array([0.2, 0.2]), np.array([0.1, 0.1]))
+    assert same[1] == pytest.approx(1.959964 * 0.1 / np.sqrt(2), rel=1e-5), (
+        "studies that agree have no variance between"
+    )
+    pooled = inflation.pooled({"one": study(-0.1), "two": study(-0.1, seed=1)}).set_index(["what", "measure"])
+    assert pooled.loc[("RKD", "sqrt_u"), "studies"] == 2
+    assert pooled.loc[("RKD", "sqrt_u"), "p_holm"] < 0.001 < pooled.loc[("CKD", "sqrt_u"), "p_holm"]
+
+
+def test_readme_says_what_the_published_tables_say():
+    readme = (paths.ROOT / "README.md").read_text()
+    assert publish.between_marks(readme, "findings", claims.findings()) == readme
+    assert claims.findings() in readme
+    for line in claims.findings().splitlines():
+        assert "seeds" in line
+        assert "±" in line or "mean of" in line
