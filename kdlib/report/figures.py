@@ -36,13 +36,8 @@ THEME = {
     "legend.title_fontsize": 7.5, "lines.linewidth": 1.3, "lines.markersize": 4.5, "svg.hashsalt": "kdlib",
 }  # fmt: skip
 themed = matplotlib.rc_context(THEME)  # a decorator
-POINTS = {
-    "errorbar": student_interval,
-    "capsize": 0.08,
-    "err_kws": {"linewidth": 0.8},
-    "linewidth": 1.2,
-    "markersize": 4.5,
-}
+BARS = {"errorbar": student_interval, "capsize": 0.08, "err_kws": {"linewidth": 0.8}}
+POINTS = BARS | {"linewidth": 1.2, "markersize": 4.5}
 HALO = {"linewidth": 0, "color": "#bbbbbb", "alpha": 0.35}  # of a band
 
 

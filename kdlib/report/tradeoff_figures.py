@@ -102,13 +102,9 @@ def _kinds(axis, points, measure):
 
 def pareto(accuracy, disparity):
     """Return the indices, by rising accuracy, of the points that no other beats in both: arrays (n,) of accuracy and bias."""
-    order = np.lexsort((disparity, -accuracy))
-    front, least = [], np.inf
-    for index in order:
-        if disparity[index] < least:
-            front.append(index)
-            least = disparity[index]
-    return front[::-1]
+    order = np.lexsort((disparity, -accuracy))  # the most accurate first
+    least_before = np.minimum.accumulate([np.inf, *disparity[order]])[:-1]
+    return order[disparity[order] < least_before][::-1]
 
 
 @figures.themed
