@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from kdlib import bias, paths, runs
+from kdlib.data import Split
 from kdlib.runs import Run, run, store
-from kdlib.runs.table import metrics, table, version
+from kdlib.runs.table import metrics, pairs_of, table, version
 
 SMALL = {"student": "convnet_4", "teacher": "convnet_8", "epochs": 1}
 
@@ -126,3 +127,16 @@ def test_metrics_of_a_student_need_its_teachers_predictions(finished):
     (finished.teacher_run().folder / "predictions.npz").unlink()
     with pytest.raises(ValueError, match=finished.teacher_run().key):
         metrics(finished, runs.stored(finished))
+
+
+def test_a_planted_test_split_is_paired_and_a_few_twins_are_no_pairs(digits):
+    assert pairs_of(digits.test) is digits.test.source
+    assert pairs_of(digits.train) is None
+    images, labels = np.zeros((6, 1, 2, 2), np.uint8), np.zeros(6, int)
+    group = np.array([0, 1, 0, 1, 0, -1])
+    twins = Split(images, labels, group, source=np.array([7, 7, 1, 2, 3, 4]))
+    assert bias.is_paired(twins.source, group)
+    assert pairs_of(twins) is None
+    mostly = Split(images, labels, group, source=np.array([7, 7, 1, 1, 3, 4]))
+    assert pairs_of(mostly) is mostly.source
+    assert pairs_of(Split(images, labels, group)) is None

@@ -123,7 +123,7 @@ def render(name, table, proof, provenance, drawn) -> tuple[str, str]:
     parts = [
         f"# Profile {name}, as run",
         f"Command: `{provenance['command']}`. Date {provenance['date']}. "
-        f"Commit {', '.join(sorted(all_runs['commit'].astype(str).unique()))}. "
+        f"Commit {', '.join(sorted(all_runs['commit'].map(str).unique()))}. "
         f"Device: {', '.join(all_runs['device'].unique())}; {len(all_runs)} runs, "
         f"{all_runs['seconds'].sum():.0f} s of training in all. Versions: {versions}.",
         text,
