@@ -7,7 +7,8 @@ from scipy import stats
 from study_examples import row
 
 from kdlib import paths
-from kdlib.report import claims, inflation, publish
+from kdlib.bias.stats import holm
+from kdlib.report import claims, controls, inflation, publish
 
 
 def study(shift=0.0, temperature_shift=0.0, seeds=8, seed=0):
@@ -89,3 +90,32 @@ def test_readme_says_what_the_published_tables_say():
     for line in claims.findings().splitlines():
         assert "seeds" in line
         assert "±" in line or "mean of" in line
+
+
+def test_controls_stand_beside_balanced_teacher_paired_by_seed():
+    rng, rows = np.random.default_rng(0), []
+    kinds = {
+        ("scratch", "none", "none"): 0.3, ("ckd", "none", "none"): 0.3, ("rkd", "none", "none"): 0.3,
+        ("ckd", "balanced_teacher", "none"): 0.05, ("rkd", "balanced_teacher", "none"): 0.07,
+        ("ckd", "resample", "logit_adjustment"): 0.10, ("rkd", "resample", "logit_adjustment"): 0.06,
+        ("scratch", "logit_adjustment", "none"): 0.09,
+    }  # fmt: skip
+    for seed in range(5):
+        for (method, debias, teacher), mad in kinds.items():
+            lam = {"balanced_teacher": 1.0, "logit_adjustment": 1.0}
+            rows.append(row(
+                method, seed, 0.9, mad + rng.normal(0, 0.005), debias, lam.get(debias, 0.0), teacher,
+                teacher_lam=lam.get(teacher, 0.0), key=f"{method}{debias}{teacher}{seed}",
+            ))  # fmt: skip
+    table = pd.DataFrame(rows)
+    shown = controls.against_controls(table).set_index("control")
+    assert len(shown) == 2, "the student alone debiased, and the retrained teacher"
+    name = "distilled + resample, teacher logit-adjustment λ 1"
+    of = table.set_index(["method", "debias", "seed"])["test_mad"]
+    ours = np.array([(of["ckd", "balanced_teacher", s] + of["rkd", "balanced_teacher", s]) / 2 for s in range(5)])
+    control = np.array([(of["ckd", "resample", s] + of["rkd", "resample", s]) / 2 for s in range(5)])
+    alone = np.array([of["scratch", "logit_adjustment", s] for s in range(5)])
+    assert shown.loc[name, "ours, Δ MAD"].startswith(f"{(ours - control).mean():+.3f}")
+    expected = holm([stats.ttest_1samp(ours - other, 0).pvalue for other in (alone, control)])
+    assert shown["p (MAD)"].tolist() == [f"{p:.2g}" for p in expected]
+    assert controls.against_controls(table[table["debias"] != "balanced_teacher"]).empty

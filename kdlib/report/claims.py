@@ -5,12 +5,11 @@ import pandas as pd
 from kdlib import paths
 from kdlib.bias.stats import holm, interval, paired_difference
 from kdlib.files import replacing
-from kdlib.names import PLAIN, method_name
+from kdlib.names import method_name
 from kdlib.report import inflation, publish, selection
-from kdlib.report.tables import labelled, paired, plus_minus, select
+from kdlib.report.controls import DISTILLED, OURS, by_seed
+from kdlib.report.tables import labelled, paired, plus_minus
 
-DISTILLED = ("ckd", "rkd", "ctkd", "kdpp")
-OURS = {"debias": "balanced_teacher", "lam": 1.0}
 # what a fair comparison needs beside balanced-teacher: a retrained teacher, and the student alone debiased likewise
 CONTROLS = {
     "with the teacher retrained by logit adjustment and the student resampled": {
@@ -50,17 +49,17 @@ def distillation(study) -> str:
 def planted(study) -> str:
     """Return what balanced-teacher removes of a planted bias, beside its fair controls."""
     grid = labelled(study[study["part"] == "grid"])
-    before, after = (_by_seed(grid, kind, "test_mad") for kind in ({}, OURS))
-    flips = [interval(_by_seed(grid, kind, "test_flip_rate"))[0] for kind in ({}, OURS)]
-    controls = {name: _by_seed(grid, kind, "test_mad") for name, kind in CONTROLS.items()}
+    before, after = (by_seed(grid, kind, "test_mad") for kind in ({}, OURS))
+    flips = [interval(by_seed(grid, kind, "test_flip_rate"))[0] for kind in ({}, OURS)]
+    controls = {name: by_seed(grid, kind, "test_mad") for name, kind in CONTROLS.items()}
     tests = {name: paired_difference(after, control) for name, control in controls.items()}
     adjusted = holm([test["p_value"] for test in tests.values()])
     beside = [
         f"{interval(controls[name])[0]:.3f} {name} (ours {_signed(test)}, p = {p:.2g})"
         for (name, test), p in zip(tests.items(), adjusted, strict=True)
     ]
-    alone = {name: _by_seed(grid, kind, "test_accuracy") for name, kind in CONTROLS.items()}
-    gain = paired_difference(_by_seed(grid, OURS, "test_accuracy"), alone["the student alone with logit adjustment"])
+    alone = {name: by_seed(grid, kind, "test_accuracy") for name, kind in CONTROLS.items()}
+    gain = paired_difference(by_seed(grid, OURS, "test_accuracy"), alone["the student alone with logit adjustment"])
     return (
         "**A planted bias, removed without retraining the teacher.** With *balanced-teacher*, this study's own debiaser, "
         f"MAD falls from {interval(before)[0]:.3f} to {interval(after)[0]:.3f}, the flip rate from {flips[0]:.3f} to "
@@ -74,8 +73,8 @@ def faces(study) -> str:
     """Return what debiasers remove of a bias that nobody planted."""
     rows = selection.students(study)
     kinds = rows.loc[rows["debias"] != "none", ["debias", "lam"]].drop_duplicates().to_dict("records")
-    plain = _by_seed(rows, {}, "test_mad")
-    falls = [interval(plain - _by_seed(rows, kind, "test_mad"))[0] for kind in kinds]
+    plain = by_seed(rows, {}, "test_mad")
+    falls = [interval(plain - by_seed(rows, kind, "test_mad"))[0] for kind in kinds]
     return (
         f"**Gender in faces**: of a MAD of {interval(plain)[0]:.3f}, the best of {len(kinds)} settings of debiasers removes "
         f"{max(falls):.3f} ({len(plain)} seeds, mean of four methods, the best seen on test)."
@@ -95,13 +94,6 @@ def accuracy(study) -> str:
         f"**CIFAR-100 in a short form**: points of accuracy over the student alone, {seeds} seeds, p adjusted after Holm: "
         f"{', '.join(shown)}."
     )
-
-
-def _by_seed(rows, kind, column):
-    """A metric of one kind of student by seed; averaged over the distilled ones where the kind names no method."""
-    if "method" not in kind:
-        rows = rows[rows["method"].isin(DISTILLED)]
-    return select(rows, **PLAIN | kind).groupby("seed")[column].mean()
 
 
 def _signed(test):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from kdlib import files, paths, profiles, runs
 from kdlib.files import replacing
-from kdlib.report import evidence, gallery, inflation, literature, ranking, selection, tables, words
+from kdlib.report import controls, evidence, gallery, inflation, literature, ranking, selection, tables, words
 from kdlib.runs.table import table as table_of
 
 MANY = 4  # debiasers: more of them are ranked
@@ -129,6 +129,7 @@ def render(name, table, proof, provenance, drawn) -> tuple[str, str]:
         text,
         *details,
         *_effects(table),
+        *_controls(grid),
         *(f"![{gallery.alternative_text(drawing, figure)}]({figure}.png)" for figure, drawing in drawn.items()),
         "## Every model\n\nTest split. Mean over n seeds, ± half-width of Student's 95 % interval; p < .01: seeds whose MAD "
         f"exceeds the noise floor at that level. {tables.floor_note(grid)}",
@@ -147,6 +148,18 @@ def _effects(table):
         "flip rate; a change of √U or flip rate beyond the last column is excluded (two one-sided tests at 5 %)."
     )
     return [f"## What distillation itself changes\n\n{note}", markdown(inflation.readable(inflation.effects(table)))]
+
+
+def _controls(grid):
+    """Our own debiaser beside its controls, where the study has it."""
+    compared = controls.against_controls(grid)
+    if compared.empty:
+        return []
+    note = (
+        "balanced-teacher at λ = 1, minus each control, mean over the distilled students, paired by seed; ± half-width of "
+        "Student's 95 % interval; p adjusted after Holm over the controls."
+    )
+    return [f"## balanced-teacher beside its controls\n\n{note}", markdown(compared)]
 
 
 def _short(grid, table, proof, text):
