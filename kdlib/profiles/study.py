@@ -143,6 +143,10 @@ class Profile:
             run for teacher in choices for student in choices for run in self.students(method, student, 0.0, teacher)
         ]
 
+    def _control_teachers(self):
+        """The debiasers of teachers in `controls`, each once: (debiaser, λ)."""
+        return list(dict.fromkeys((control["teacher_debias"], control["teacher_lam"]) for control in self.controls))
+
     def controlled(self, method):
         """Return the runs of the method's student in each of the profile's `controls`."""
         return [run for control in self.controls for run in self.students(method, **control)]
@@ -192,6 +196,7 @@ class Profile:
         return [
             *self.teachers(),
             *self.teachers(self.teacher_debias),
+            *(run for debias, lam in self._control_teachers() for run in self.teachers(debias, lam)),
             *(run for method in controls for run in self.students(method)),
             *(run for method in controls for run in self.debiased(method)),
             *(run for method in crossed for run in self.two_by_two(method)),

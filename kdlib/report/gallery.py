@@ -2,7 +2,7 @@
 when it is verified."""
 
 from kdlib.names import PLAIN
-from kdlib.report import ranking, selection, tables, tradeoff_figures
+from kdlib.report import inflation, ranking, selection, tables, tradeoff_figures
 
 INTERVAL = "bars: Student's 95 % interval"
 
@@ -33,9 +33,9 @@ def strengths(table):
     return tradeoff_figures.strengths(table, floor=tables.floor(table), note=note)
 
 
-def temperatures(table, default=4.0):
+def temperatures(table):
     """Draw MAD and accuracy against the temperature of distillation; `table` holds the runs of each temperature."""
-    rows = table.assign(temperature=table["temperature"].fillna(default))
+    rows = inflation.with_temperatures(table)
     note = f"Points: mean over {rows['seed'].nunique()} seeds; {INTERVAL}. {tables.floor_note(rows)}"
     return tradeoff_figures.temperatures(rows, floor=tables.floor(rows), note=note)
 

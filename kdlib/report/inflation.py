@@ -5,10 +5,10 @@ import numpy as np
 import pandas as pd
 
 from kdlib.bias.stats import holm, paired_difference, student_interval
+from kdlib.methods import method_options
 from kdlib.names import method_name
 from kdlib.report.tables import has_flips, labelled, methods_of, plain_students, plus_minus
 
-DEFAULT_TEMPERATURE = 4.0
 MEASURES = {"sqrt_u": "√U", "flip_rate": "flip rate", "accuracy": "accuracy"}
 BIAS = ("sqrt_u", "flip_rate")  # √U has no floor that falls with accuracy; a flip needs no label
 LEVEL = 0.05
@@ -25,9 +25,10 @@ def effects(table) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per comparison and measure: what (method, or method and temperature), against, measure, difference, half (of
-        Student's 95 % interval), n seeds, p_value, p_holm (over all rows that measure bias), and excluded: the size of a
-        change that two one-sided tests exclude at 5 %, the larger end of the 90 % interval.
+        A row per comparison and measure, without those in which a model collapsed: what (method, or method and temperature),
+        against, measure, difference, half (of Student's 95 % interval), n seeds, p_value, p_holm (over all rows that measure
+        bias), and excluded: the size of a change that two one-sided tests exclude at 5 %, the larger end of the 90 %
+        interval.
     """
     grid = labelled(table[table["part"] == "grid"])
     measures = [name for name in MEASURES if name != "flip_rate" or has_flips(grid)]
@@ -37,16 +38,19 @@ def effects(table) -> pd.DataFrame:
         if method != "scratch"
     ]
     softened = table[table["part"] == "temperature"]
-    softened = softened.assign(temperature=softened["temperature"].fillna(DEFAULT_TEMPERATURE))
+    softened = with_temperatures(softened)
     for (method, temperature), rows in softened.groupby(["method", "temperature"], sort=False):
-        if temperature != DEFAULT_TEMPERATURE:
-            usual = softened[(softened["method"] == method) & (softened["temperature"] == DEFAULT_TEMPERATURE)]
+        default = default_temperature(method)
+        if temperature != default:
+            usual = softened[(softened["method"] == method) & (softened["temperature"] == default)]
             name = method_name(method)
-            pairs.append((f"{name}, T {temperature:g}", rows, f"{name}, T {DEFAULT_TEMPERATURE:g}", usual))
+            pairs.append((f"{name}, T {temperature:g}", rows, f"{name}, T {default:g}", usual))
     rows = []
-    for what, one, against, other in pairs:
+    for what, changed, against, control in pairs:
+        if pd.concat([changed, control])["test_degenerate"].astype(bool).any():
+            continue  # a collapsed model has no bias to speak of
         for measure in measures:
-            values = [side.set_index("seed")[f"test_{measure}"].astype(float) for side in (one, other)]
+            values = [side.set_index("seed")[f"test_{measure}"].astype(float) for side in (changed, control)]
             difference = (values[0] - values[1]).dropna()
             ends = student_interval(difference, level=1 - 2 * LEVEL)
             row = {"what": what, "against": against, "measure": measure, **paired_difference(*values)}
@@ -56,6 +60,20 @@ def effects(table) -> pd.DataFrame:
     result["p_holm"] = np.nan
     result.loc[of_bias, "p_holm"] = holm(result.loc[of_bias, "p_value"])
     return result
+
+
+def default_temperature(method) -> float:
+    """Return the temperature of a method where a run gives none."""
+    return method_options(method)["temperature"]
+
+
+def with_temperatures(table) -> pd.DataFrame:
+    """Return the table with the temperature of each run, also where it is the method's default."""
+    filled = [
+        default_temperature(method) if np.isnan(temperature) else temperature
+        for method, temperature in zip(table["method"], table["temperature"].astype(float), strict=True)
+    ]
+    return table.assign(temperature=filled)
 
 
 def pooled(studies) -> pd.DataFrame:

@@ -41,7 +41,7 @@ def verify(name="", *, workers=None, log=print) -> list:
             problems += differences
     if name == "":
         readme = (paths.ROOT / "README.md").read_text()
-        problems += _text("README.md", readme, publish.between_marks(readme, "findings", claims.findings()))
+        problems += _marked("README.md", readme, "findings", claims.findings())
     return problems
 
 
@@ -59,7 +59,7 @@ def _study(folder, mapped, parts):
     page, short = publish.render(folder.name, table, proof, provenance, gallery.of_table(table, proof))
     problems += _text(f"{folder.name}/README.md", (folder / "README.md").read_text(), page)
     results = (paths.ROOT / publish.RESULTS).read_text()
-    problems += _text(publish.RESULTS, results, publish.between_marks(results, folder.name, short))
+    problems += _marked(publish.RESULTS, results, folder.name, short)
     return problems, len(unique)
 
 
@@ -90,6 +90,13 @@ def compare(saved, rebuilt, name) -> list:
                 f"its predictions ({wrong.sum()} of {len(wrong)} runs differ)"
             )
     return problems
+
+
+def _marked(name, saved, mark, inside):
+    """What differs in the part of a page between its marks; marks that are missing differ."""
+    if f"<!-- {mark} -->" not in saved or f"<!-- /{mark} -->" not in saved:
+        return [f"{name} has no marks <!-- {mark} --> and <!-- /{mark} -->"]
+    return _text(name, saved, publish.between_marks(saved, mark, inside))
 
 
 def _text(name, saved, rendered):

@@ -78,8 +78,8 @@ def _inflation(table, methods):
         f"distillation itself does, MAD {alone_text}; {measure}, which does not fall with higher accuracy, {fair_text}. "
     )
     more, less = ([name for name in against_alone[sign] if name in agreed[sign]] for sign in (1, -1))
-    text += f"Distillation itself adds bias with {listed(more)}. " if more else ""
-    text += f"Distillation itself removes bias with {listed(less)}. " if less else ""
+    text += f"Both measures are higher with {listed(more)} than for the student alone. " if more else ""
+    text += f"Both measures are lower with {listed(less)} than for the student alone. " if less else ""
     if not more and not less:
         text += "We found no evidence that distillation itself changes bias. "
         if against_teacher[1] or against_teacher[-1]:

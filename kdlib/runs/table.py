@@ -5,6 +5,7 @@ kept in `metrics.json` beside the record, under a version: a hash of the code th
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdlib import bias, data, evaluate, files, paths
 from kdlib.runs import store
 from kdlib.runs.settings import Run, as_run, from_record
 
+COMPUTED_BY = ("evaluate.py", "runs/table.py", "data/splits.py")  # beside the bias package
 PROVENANCE = ("key", "teacher_key", "seconds", "commit", "device")
 
 
@@ -130,9 +132,9 @@ def flat(values) -> dict:
 
 @functools.cache
 def version() -> str:
-    """Return a hash of the code behind the metrics, and of numpy, whose generator draws for the floors."""
-    digest = hashlib.sha256(np.__version__.encode())
+    """Return a hash of the code behind the metrics, and of the versions of numpy and scikit-learn."""
+    digest = hashlib.sha256(f"{np.__version__} {importlib.metadata.version('scikit-learn')}".encode())
     package = paths.ROOT / "kdlib"
-    for file in (*sorted((package / "bias").glob("*.py")), package / "evaluate.py", package / "runs" / "table.py"):
+    for file in (*sorted((package / "bias").glob("*.py")), *(package / name for name in COMPUTED_BY)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
