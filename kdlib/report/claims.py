@@ -15,7 +15,7 @@ CONTROLS = {
     "with the teacher retrained by logit adjustment and the student resampled": {
         "teacher_debias": "logit_adjustment", "teacher_lam": 1.0, "debias": "resample",
     },
-    "the student alone with logit adjustment": {"method": "scratch", "debias": "logit_adjustment", "lam": 1.0},
+    "for the student alone with logit adjustment": {"method": "scratch", "debias": "logit_adjustment", "lam": 1.0},
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def planted(study) -> str:
         for (name, test), p in zip(tests.items(), adjusted, strict=True)
     ]
     alone = {name: by_seed(grid, kind, "test_accuracy") for name, kind in CONTROLS.items()}
-    gain = paired_difference(by_seed(grid, OURS, "test_accuracy"), alone["the student alone with logit adjustment"])
+    gain = paired_difference(by_seed(grid, OURS, "test_accuracy"), alone["for the student alone with logit adjustment"])
     return (
         "**A planted bias, removed without retraining the teacher.** With *balanced-teacher*, this study's own debiaser, "
         f"MAD falls from {interval(before)[0]:.3f} to {interval(after)[0]:.3f}, the flip rate from {flips[0]:.3f} to "

@@ -160,7 +160,9 @@ def in_words(result) -> str:
             accuracy = result[(result["what"] == what) & (result["measure"] == "accuracy")].iloc[0]
             gain = plus_minus(accuracy["difference"], accuracy["half"], sign="+")
             figures = f"{size}, Holm-adjusted p = {row.p_holm:.2g}; accuracy {gain}"
-            changed.append(f"{what} {verb} {MEASURES[row.measure]} ({figures})")
+            changed.append(
+                f"{what} {verb} {'the ' if row.measure == 'flip_rate' else ''}{MEASURES[row.measure]} ({figures})"
+            )
     n, count = int(rows["n"].max()), result["measure"].isin(BIAS).sum()
     text = f"Against the same student trained alone ({n} seeds, {count} comparisons): "
     text += "; ".join(changed) if changed else "we found no evidence that distillation itself changes bias"
