@@ -7,7 +7,7 @@ from scipy import stats
 from study_examples import row
 
 from kdlib import paths
-from kdlib.bias.stats import holm
+from kdlib.bias.stats import holm, student_interval, t_test
 from kdlib.report import claims, controls, inflation, publish
 
 
@@ -119,3 +119,12 @@ def test_controls_stand_beside_balanced_teacher_paired_by_seed():
     expected = holm([stats.ttest_1samp(ours - other, 0).pvalue for other in (alone, control)])
     assert shown["p (MAD)"].tolist() == [f"{p:.2g}" for p in expected]
     assert controls.against_controls(table[table["debias"] != "balanced_teacher"]).empty
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_students_test_and_interval_equal_scipys(seeds):
+    values = np.random.default_rng(seeds).normal(0.3, 1, seeds)
+    expected = stats.ttest_1samp(values, 0)
+    assert t_test(values) == pytest.approx(expected.pvalue)
+    assert student_interval(values) == pytest.approx(tuple(expected.confidence_interval()))
+    assert np.isnan(t_test(np.ones(seeds)))

@@ -64,7 +64,7 @@ def test_a_new_method_and_debiaser_are_in_every_figure_of_a_table_with_a_colour_
         assert colour_in_legend(legend, "zz_new") == figures.SPARE_COLOURS[0]
         assert colour_in_legend(legend, "CKD") == figures.COLOURS["ckd"].lower()
     assert "zz-debias (with its λ)" in labels(points)
-    assert "strength of zz-debias" in lines.axes[0].get_xlabel()
+    assert "λ of zz-debias" in lines.axes[0].get_xlabel()
     assert "zz-debias" in [text.get_text() for text in bars.axes[0].get_yticklabels()]
     inflation = bias_figures.inflation(table, note="n").axes[0]
     assert [text.get_text() for text in inflation.get_yticklabels()][4:] == [
@@ -178,7 +178,7 @@ def test_strengths_have_a_row_for_each_debiaser_that_begins_without_it():
     kinds = [("ckd", "none", 0.0, 0.3, False), ("rkd", "none", 0.0, 0.25, False), ("rkd", "mfd", 3.0, 0.1, False)]
     kinds += [("ckd", "critic", lam, 0.3 - lam / 100, lam == 10) for lam in (1.0, 10.0)]
     drawing = tradeoff_figures.strengths(runs_table(*kinds), floor=(0.03, 0.08), note="3 seeds.")
-    assert [axis.get_xlabel() for axis in drawing.axes] == ["λ, strength of critic"] * 2 + ["λ, strength of MFD"] * 2
+    assert [axis.get_xlabel() for axis in drawing.axes] == ["λ of critic"] * 2 + ["λ of MFD"] * 2
     critic = drawing.axes[0]
     assert [axis.get_legend() is not None for axis in drawing.axes] == [False, True, False, False], "one legend"
     assert [text.get_text() for text in critic.get_xticklabels()] == ["0", "1", "10"]

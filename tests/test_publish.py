@@ -33,7 +33,7 @@ device = "cpu"
 seed = 0
 
 [debias]
-gap_penalty = [1]
+gap_penalty = [0.5, 1]
 resample = []
 dfr = []
 """

@@ -54,7 +54,7 @@ def of_table(table, evidence) -> dict:
     if has_choice(grid):
         checked = selection.on_validation(grid, evidence)
         drawn["debiasers"] = debiasers(checked, selection.choose(checked))
-    if grid["lam"].any():
+    if grid[grid["lam"] > 0].groupby("debias")["lam"].nunique().gt(1).any():
         drawn["strengths"] = strengths(grid)
     softened = table[table["part"] == "temperature"]
     if len(softened):

@@ -150,7 +150,7 @@ def strengths(table, *, floor, note):
     drawing, axes = figures.figure(len(strong), 2, width=9, height=2.8 if len(strong) > 1 else 3.4, squeeze=False)
     for pair, debias in zip(axes, strong, strict=True):
         shown = rows[rows["debias"].isin(["none", debias])]
-        label = f"λ, strength of {debiaser_name(debias)}" if debias != "none" else "λ (no debiaser)"
+        label = f"λ of {debiaser_name(debias)}" if debias != "none" else "λ (no debiaser)"
         _lines(pair, shown, "lam", label, floor, figures.palette(rows["method"]))
         figures.legend(pair)
     for axis in axes[1:, 1]:
