@@ -7,7 +7,7 @@ from scipy import stats
 from study_examples import row
 
 from kdlib import paths
-from kdlib.bias.stats import holm, student_interval, t_test
+from kdlib.bias.stats import holm, paired_difference, student_interval, t_test
 from kdlib.report import claims, controls, inflation, publish
 
 
@@ -128,3 +128,12 @@ def test_students_test_and_interval_equal_scipys(seeds):
     assert t_test(values) == pytest.approx(expected.pvalue)
     assert student_interval(values) == pytest.approx(tuple(expected.confidence_interval()))
     assert np.isnan(t_test(np.ones(seeds)))
+
+
+def test_a_paired_difference_takes_lists_arrays_and_series():
+    values, control = [1.0, 2.0, 3.5], [0.0, 1.0, 1.0]
+    expected = paired_difference(np.array(values), np.array(control))
+    assert paired_difference(values, control) == expected
+    assert expected["difference"] == 1.5
+    shuffled = pd.Series(control[::-1], index=[2, 1, 0])
+    assert paired_difference(pd.Series(values), shuffled)["difference"] == 1.5, "matched on the index"

@@ -50,24 +50,24 @@ def t_test(differences):
     return 2 * stats.t.sf(t, max(n - 1, 1))
 
 
-def welch(one, other):
+def welch(values, control):
     """Return (low, high, p_value) of the difference of means over the first axis, by Welch's t-test (95 %)."""
     from scipy import stats
 
-    if min(len(one), len(other)) < 2:
-        return np.full((3, one.shape[1]), np.nan)
-    result = stats.ttest_ind(one, other, equal_var=False)
+    if min(len(values), len(control)) < 2:
+        return np.full((3, values.shape[1]), np.nan)
+    result = stats.ttest_ind(values, control, equal_var=False)
     ends = result.confidence_interval(0.95)
-    error = np.sqrt(one.var(0, ddof=1) / len(one) + other.var(0, ddof=1) / len(other))
+    error = np.sqrt(values.var(0, ddof=1) / len(values) + control.var(0, ddof=1) / len(control))
     return ends.low, ends.high, np.where(error > NO_SPREAD, result.pvalue, np.nan)
 
 
-def paired_difference(one, other) -> dict:
-    """Return the mean of `one` − `other`, with Student's 95 % interval and the paired t-test.
+def paired_difference(values, control) -> dict:
+    """Return the mean of `values` − `control`, with Student's 95 % interval and the paired t-test.
 
     Parameters
     ----------
-    one, other : Series or arrays (n,)
+    values, control : Series or arrays (n,)
         The same metric of two kinds of model. Series are matched on their index (the seed, or method and seed), and what only
         one of them has is left out; arrays are matched by position.
 
@@ -76,10 +76,10 @@ def paired_difference(one, other) -> dict:
     dict
         difference, half (the interval's half-width), p_value (two-sided), n.
     """
-    if hasattr(one, "index") and hasattr(other, "index"):
-        difference = (one.astype(float) - other.astype(float)).dropna()
+    if hasattr(values, "reindex") and hasattr(control, "reindex"):
+        difference = (values.astype(float) - control.astype(float)).dropna()
     else:
-        difference = np.asarray(one, dtype=float) - np.asarray(other, dtype=float)
+        difference = np.asarray(values, dtype=float) - np.asarray(control, dtype=float)
     mean, half = interval(difference)
     return {"difference": mean, "half": half, "p_value": float(t_test(difference)), "n": len(difference)}
 

@@ -27,7 +27,7 @@ def shifts(table, chosen) -> pd.DataFrame:
     changes_by_debiaser = []
     for debias, group in rows[rows["debias"] != "none"].groupby("debias", sort=False):
         matched = {column: _matched(group, plain, column) for column in ("accuracy", "mad")}
-        change = pd.DataFrame({column: sides["one"] - sides["other"] for column, sides in matched.items()})
+        change = pd.DataFrame({column: sides["with"] - sides["without"] for column, sides in matched.items()})
         changes_by_debiaser.append(change.reset_index().assign(debias=debias))
     return pd.concat(changes_by_debiaser)
 
@@ -127,16 +127,16 @@ def ranking(table, chosen, *, accuracy_from) -> pd.DataFrame:
     )
 
 
-def _matched(one, other, column):
-    """Test `column` of two sets of rows, side by side as `one` and `other`, by method and seed."""
-    sides = [rows.set_index(["method", "seed"])[f"test_{column}"].astype(float) for rows in (one, other)]
-    return pd.concat(sides, axis=1, join="inner", keys=["one", "other"]).dropna()
+def _matched(rows, plain_rows, column):
+    """Test `column` of two sets of rows, side by side as `with` and `without`, by method and seed."""
+    sides = [side.set_index(["method", "seed"])[f"test_{column}"].astype(float) for side in (rows, plain_rows)]
+    return pd.concat(sides, axis=1, join="inner", keys=["with", "without"]).dropna()
 
 
-def _change(one, other, column):
+def _change(rows, plain_rows, column):
     """The paired difference over seeds of test `column`, methods averaged within a seed."""
-    matched = _matched(one, other, column).groupby("seed").mean()
-    return paired_difference(matched["one"], matched["other"])
+    matched = _matched(rows, plain_rows, column).groupby("seed").mean()
+    return paired_difference(matched["with"], matched["without"])
 
 
 def _by_seed(rows, debias, column):
@@ -174,27 +174,27 @@ def constant_accuracy(labels) -> float:
     return float(np.bincount(labels).max() / len(labels))
 
 
-def against(table, chosen, one, others) -> pd.DataFrame:
-    """Return what debiaser `one` changes against each of `others`, at the λ that validation chose.
+def against(table, chosen, debias, rivals) -> pd.DataFrame:
+    """Return what debiaser `debias` changes against each of `rivals`, at the λ that validation chose.
 
     Returns
     -------
     DataFrame
         A row per pair: differences of test accuracy, MAD and √U, paired by method and seed, methods averaged within a seed,
-        with Student's 95 % interval and p (adjusted after Holm for `others`); and the number of collapsed networks of either.
+        with Student's 95 % interval and p (adjusted after Holm for `rivals`); and the number of collapsed networks of either.
     """
     at_chosen = at_choice(table, chosen)
-    sides = {debias: at_chosen[at_chosen["debias"] == debias] for debias in (one, *others)}
+    rows_of = {name: at_chosen[at_chosen["debias"] == name] for name in (debias, *rivals)}
     rows = [
-        {"pair": f"{debiaser_name(one)} − {debiaser_name(other)}", "n": sides[one]["seed"].nunique()}
-        for other in others
+        {"pair": f"{debiaser_name(debias)} − {debiaser_name(rival)}", "n": rows_of[debias]["seed"].nunique()}
+        for rival in rivals
     ]
     for column, heading in CHANGED.items():
-        differences = [_change(sides[one], sides[other], column) for other in others]
+        differences = [_change(rows_of[debias], rows_of[rival], column) for rival in rivals]
         p_values = holm([difference["p_value"] for difference in differences])
         for row, difference, p_value in zip(rows, differences, p_values, strict=True):
             row[heading] = plus_minus(difference["difference"], difference["half"], sign="+")
             row[f"p ({heading})"] = f"{p_value:.2g}"
-    for row, other in zip(rows, others, strict=True):
-        row["collapsed"] = int(sides[one]["test_degenerate"].sum() + sides[other]["test_degenerate"].sum())
+    for row, rival in zip(rows, rivals, strict=True):
+        row["collapsed"] = int(rows_of[debias]["test_degenerate"].sum() + rows_of[rival]["test_degenerate"].sum())
     return pd.DataFrame(rows)
