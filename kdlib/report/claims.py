@@ -1,5 +1,7 @@
 """The findings at the top of README: sentences whose numbers come from the published tables."""
 
+import textwrap
+
 import pandas as pd
 
 from kdlib import paths
@@ -25,7 +27,9 @@ def findings() -> str:
         "digits_inflation": distillation, "digits_controls": planted, "faces_debiasing": faces, "cifar100_short": accuracy,
     }  # fmt: skip
     published = {name: say for name, say in sentences.items() if publish.published_folder(name).exists()}
-    return "\n".join(f"- {say(table(name))} ({_link(name)})" for name, say in published.items())
+    look = {"width": 128, "initial_indent": "- ", "subsequent_indent": "  ", "break_long_words": False}
+    lines = [f"{say(table(name))} ({_link(name)})" for name, say in published.items()]
+    return "\n".join(textwrap.fill(line, break_on_hyphens=False, **look) for line in lines)
 
 
 def into_readme():

@@ -55,7 +55,8 @@ def effects(table) -> pd.DataFrame:
             ends = student_interval(difference, level=1 - 2 * LEVEL)
             row = {"what": what, "against": against, "measure": measure, **paired_difference(*values)}
             rows.append(row | {"excluded": float(np.max(np.abs(ends)))})
-    result = pd.DataFrame(rows)
+    columns = ("what", "against", "measure", "difference", "half", "p_value", "n", "excluded")
+    result = pd.DataFrame(rows, columns=columns)
     of_bias = result["measure"].isin(BIAS)
     result["p_holm"] = np.nan
     result.loc[of_bias, "p_holm"] = holm(result.loc[of_bias, "p_value"])
@@ -149,6 +150,8 @@ def readable(result) -> pd.DataFrame:
 def in_words(result) -> str:
     """Return what `effects` shows about bias, as a sentence or two."""
     rows = result[result["measure"].isin(BIAS) & (result["against"] == "student alone")]
+    if rows.empty:
+        return "Not compared: a model collapsed in each comparison."
     changed, unchanged = [], []
     for what, group in rows.groupby("what", sort=False):
         shown = group[group["p_holm"] < LEVEL]

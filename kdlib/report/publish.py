@@ -147,7 +147,10 @@ def _effects(table):
         "Paired by seed; ± half-width of Student's 95 % interval; p of the t-test, adjusted after Holm over the rows of √U and "
         "flip rate; a change of √U or flip rate beyond the last column is excluded (two one-sided tests at 5 %)."
     )
-    return [f"## What distillation itself changes\n\n{note}", markdown(inflation.readable(inflation.effects(table)))]
+    changes = inflation.effects(table)
+    if changes.empty:
+        return []
+    return [f"## What distillation itself changes\n\n{note}", markdown(inflation.readable(changes))]
 
 
 def _controls(grid):

@@ -84,7 +84,7 @@ def _kinds(axis, points, measure):
     }  # fmt: skip
     rows = points.assign(method=points["method"].map(method_name), debiaser=points["debias"].map(names))
     rows.loc[rows["degenerate"], measure] = np.nan  # in the legend alone
-    hollow = rows["teacher_debias"] != "none"
+    hollow = (rows["teacher_debias"] != "none") & rows[measure].notna()
     sns.scatterplot(rows.assign(**{measure: rows[measure].mask(hollow)}), **look)
     if hollow.any():
         sns.scatterplot(rows[hollow], legend=False, **look)
