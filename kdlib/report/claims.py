@@ -9,8 +9,8 @@ from kdlib.bias.stats import holm, interval, paired_difference
 from kdlib.files import replacing
 from kdlib.names import method_name
 from kdlib.report import inflation, publish, selection
-from kdlib.report.controls import DISTILLED, OURS, by_seed
-from kdlib.report.tables import labelled, paired, plus_minus
+from kdlib.report.controls import OURS, by_seed
+from kdlib.report.tables import labelled, methods_of, paired, plus_minus
 
 # what a fair comparison needs beside balanced-teacher: a retrained teacher, and the student alone debiased likewise
 CONTROLS = {
@@ -42,7 +42,7 @@ def into_readme():
 def table(name) -> pd.DataFrame:
     """Return the published table of a study; those published before there were parts are a grid."""
     saved = pd.read_csv(publish.published_folder(name) / "results.csv")
-    return saved if "part" in saved else saved.assign(part="grid")
+    return saved if "part" in saved else saved.copy().assign(part="grid")
 
 
 def distillation(study) -> str:
@@ -92,7 +92,9 @@ def faces(study) -> str:
 
 def accuracy(study) -> str:
     """Return what distillation brings in accuracy on CIFAR-100 in a short form."""
-    gains = {name: paired(study, {"method": name}, {"method": "scratch"}) for name in DISTILLED}
+    gains = {
+        name: paired(study, {"method": name}, {"method": "scratch"}) for name in methods_of(study) if name != "scratch"
+    }
     adjusted = holm([gain["p_value"] for gain in gains.values()])
     shown = [
         f"{method_name(name)} {100 * gain['difference']:+.1f} ± {100 * gain['half']:.1f} (p = {p:.2g})"

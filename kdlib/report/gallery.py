@@ -64,8 +64,7 @@ def of_table(table, evidence) -> dict:
 
 def has_choice(table) -> bool:
     """Return whether a table holds students with two debiasers or more."""
-    rows = tables.labelled(table)
-    rows = rows[(rows["method"] != "teacher") & (rows["teacher_debias"] == PLAIN["teacher_debias"])]
+    rows = selection.students(table)
     return rows.loc[rows["debias"] != PLAIN["debias"], "debias"].nunique() > 1
 
 

@@ -39,15 +39,19 @@ def study_table(study) -> pd.DataFrame:
         Where a run is not in the store.
     """
     first = study.of("")
-    parts = {
+    settings_of = {
         "grid": first.grid(),
         "temperature": [run for method in study.methods for each in first.tempered(method).values() for run in each],
         "published": [run for one in study.each_pair() for method in one.published for run in one.as_published(method)],
         "ablation": [run for one in study.each_pair() for each in one.ablation().values() for run in each],
     }
-    parts |= {"->".join(one.pairs[0]): one.grid() for one in study.each_pair()[1:]}
-    parts = {part: table_of(dict.fromkeys(map(runs.as_run, settings))) for part, settings in parts.items() if settings}
-    whole = pd.concat([rows.assign(part=part) for part, rows in parts.items()], ignore_index=True)
+    settings_of |= {"->".join(one.pairs[0]): one.grid() for one in study.each_pair()[1:]}
+    tables_of_parts = [
+        table_of(dict.fromkeys(map(runs.as_run, settings))).assign(part=part)
+        for part, settings in settings_of.items()
+        if settings
+    ]
+    whole = pd.concat(tables_of_parts, ignore_index=True)
     return whole.drop_duplicates(["key", "part"]).copy()
 
 
