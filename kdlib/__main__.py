@@ -137,7 +137,7 @@ def _publish(chosen):
     from kdlib.report.publish import publish
 
     print(publish(chosen.profile))
-    claims.into_readme()
+    claims.into_pages()
 
 
 def _verify(chosen):

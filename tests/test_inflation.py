@@ -75,22 +75,27 @@ def test_models_that_collapsed_have_no_effect():
 def test_studies_are_pooled_by_random_effects():
     estimates, errors = np.array([0.1, 0.3, 0.2]), np.array([0.05, 0.1, 0.05])
     weights = 1 / errors**2
-    mean, half, _ = inflation.random_effects(estimates, errors)
+    mean, error = inflation.random_effects(estimates, errors)
     spread = (weights * (estimates - (weights * estimates).sum() / weights.sum()) ** 2).sum()
     between = max(0, (spread - 2) / (weights.sum() - (weights**2).sum() / weights.sum()))
+    assert between > 0
     weights = 1 / (errors**2 + between)
     assert mean == pytest.approx((weights * estimates).sum() / weights.sum())
-    assert half == pytest.approx(1.959964 / np.sqrt(weights.sum()), rel=1e-5)
-    alone = inflation.random_effects(np.array([0.2]), np.array([0.05]))
-    assert alone[0] == pytest.approx(0.2)
-    assert alone[2] == pytest.approx(2 * stats.norm.sf(4))
+    dispersion = (weights * (estimates - mean) ** 2).sum() / 2  # Hartung and Knapp's, where it is above 1
+    assert error == pytest.approx(np.sqrt(max(1, dispersion) / weights.sum()))
     same = inflation.random_effects(np.array([0.2, 0.2]), np.array([0.1, 0.1]))
-    assert same[1] == pytest.approx(1.959964 * 0.1 / np.sqrt(2), rel=1e-5), (
-        "studies that agree have no variance between"
-    )
+    assert same == pytest.approx((0.2, 0.1 / np.sqrt(2))), "studies that agree are as sure as their errors, no surer"
+    apart = inflation.random_effects(np.array([0.0, 1.0]), np.array([0.001, 0.001]))
+    assert apart == pytest.approx((0.5, 0.5), rel=1e-4), "studies that differ: the standard error of their mean"
     pooled = inflation.pooled({"one": study(-0.1), "two": study(-0.1, seed=1)}).set_index(["what", "measure"])
     assert pooled.loc[("RKD", "sqrt_u"), "studies"] == 2
-    assert pooled.loc[("RKD", "sqrt_u"), "p_holm"] < 0.001 < pooled.loc[("CKD", "sqrt_u"), "p_holm"]
+    assert pooled.loc[("RKD", "sqrt_u"), "p_value"] < 0.05 < pooled.loc[("CKD", "sqrt_u"), "p_value"]
+    effects = [inflation.effects(study(-0.1, seed=seed)).set_index(["what", "measure"]) for seed in (0, 1)]
+    ends = [effect.loc[("RKD", "sqrt_u"), "difference"] for effect in effects]
+    rkd = pooled.loc[("RKD", "sqrt_u")]
+    assert min(ends) <= rkd["difference"] <= max(ends)
+    assert abs(rkd["difference"]) < rkd["excluded"] < abs(rkd["difference"]) + rkd["half"]
+    assert inflation.pooled({"one": study()}).empty, "one study is not pooled"
 
 
 def test_readme_says_what_the_published_tables_say():
@@ -100,6 +105,7 @@ def test_readme_says_what_the_published_tables_say():
     for finding in claims.findings().split("\n- "):
         assert "seeds" in finding
         assert "±" in finding
+    assert claims.pooled() in (paths.ROOT / publish.RESULTS).read_text()
 
 
 def test_controls_stand_beside_balanced_teacher_paired_by_seed():

@@ -145,6 +145,35 @@ def test_who_halves_the_bias():
     assert set(ranking.halved(costly, selection.choose(costly))["halved by (MAD, change of accuracy)"]) == {"none"}
 
 
+def test_distilled_students_beside_the_student_alone_debiased_alike():
+    table = study()
+    alone = table[table["method"] == "rkd"].assign(method="scratch")
+    alone = alone.assign(
+        test_mad=alone["test_mad"] + 0.05 + alone["seed"] / 100, test_accuracy=alone["test_accuracy"] - 0.1
+    )
+    alone = alone[alone["debias"] != "poor"]
+    whole = pd.concat([table, alone])
+    beside = ranking.beside_alone(whole, selection.choose(whole)).set_index("debiaser")
+    assert list(beside.index) == ["no debiasing", "good"]
+    assert beside.loc["good", "n"] == 3
+    assert beside.loc["good", "MAD, student alone"] == "0.162"
+    assert beside.loc["good", "distilled, Δ MAD"].startswith("-0.060 ± 0.025")
+    p = stats.ttest_1samp([-0.05, -0.06, -0.07], 0).pvalue
+    assert float(beside.loc["good", "p (MAD)"]) == pytest.approx(2 * p, rel=0.05), "adjusted over both rows"
+    assert beside.loc["no debiasing", "distilled, Δ accuracy"].startswith("+0.100")
+    assert ranking.beside_alone(table, selection.choose(table)).empty
+
+
+def test_a_choice_at_the_end_of_the_grid_is_named():
+    kinds = [("none", 0.0, 0.8, 0.3), ("far", 1.0, 0.8, 0.2), ("far", 2.0, 0.8, 0.1), ("near", 1.0, 0.8, 0.1)]
+    table = grid(
+        *[(*kind, 0.8, 0.2) for kind in kinds], ("near", 2.0, 0.8, 0.2, 0.8, 0.2), ("fixed", 0.0, 0.8, 0.1, 0.8, 0.1)
+    )
+    edge = selection.at_edge(table, selection.choose(table))
+    assert edge["debias"].tolist() == ["far"]
+    assert edge["lam"].tolist() == [2.0]
+
+
 def test_one_debiaser_against_others():
     table = study()
     found = ranking.against(table, selection.choose(table), "poor", ["good"]).iloc[0]

@@ -32,11 +32,39 @@ def findings() -> str:
     return "\n".join(textwrap.fill(line, break_on_hyphens=False, **look) for line in lines)
 
 
-def into_readme():
-    """Put the findings between the marks `<!-- findings -->` and `<!-- /findings -->` of README.md."""
-    file = paths.ROOT / "README.md"
-    with replacing(file) as temporary:
-        temporary.write_text(publish.between_marks(file.read_text(), "findings", findings()))
+def marked() -> dict:
+    """Return what several studies say together: {(page, mark): Markdown between its marks}."""
+    return {("README.md", "findings"): findings(), (publish.RESULTS, "pooled"): pooled()}
+
+
+def into_pages():
+    """Put each part of `marked` between its marks, as `<!-- findings -->` and `<!-- /findings -->` of README.md."""
+    for (page, mark), inside in marked().items():
+        file = paths.ROOT / page
+        with replacing(file) as temporary:
+            temporary.write_text(publish.between_marks(file.read_text(), mark, inside))
+
+
+def pooled() -> str:
+    """Return the effects of distillation over all published studies, as a table and a sentence before it."""
+    studies = {file.parent.name: table(file.parent.name) for file in publish.published_folder().glob("*/results.csv")}
+    result = inflation.pooled({name: studies[name] for name in sorted(studies)})
+    shown = result[result["p_holm"] < inflation.LEVEL]
+    if shown.empty:
+        limits = result[result["measure"].isin(inflation.BIAS)].groupby("measure", sort=False)["excluded"].max()
+        sizes = " and of the ".join(f"{inflation.MEASURES[name]} beyond ±{limit:.3f}" for name, limit in limits.items())
+        said = f"Over all studies no method is shown to change bias; a mean change of {sizes} is excluded."
+    else:
+        said = (
+            "Over all studies: "
+            + "; ".join(
+                f"{row.what} {'lowers' if row.difference < 0 else 'raises'} {inflation.MEASURES[row.measure]} "
+                f"({plus_minus(row.difference, row.half, sign='+')}, Holm-adjusted p = {row.p_holm:.2g})"
+                for row in shown.itertuples()
+            )
+            + "; nothing else is shown."
+        )
+    return f"{said}\n\n{publish.markdown(inflation.readable(result))}"
 
 
 def table(name) -> pd.DataFrame:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdlib import files, runs
-from kdlib.data import Dataset, Split
+from kdlib import bias, files, runs
+from kdlib.data import Dataset, Split, bias_classes, bias_labels
 from kdlib.runs.table import flat, metrics_of, predicted_classes
 
 SPLITS = ("train", "val", "test")
+VALIDATION = ("val_accuracy", "val_mad", "val_sqrt_u")  # what selection reads; the rest of validation is not published
 NAMES = ("name", "classes", "groups", "merged")
 
 
@@ -34,10 +35,22 @@ class Evidence:
     predictions: Any
 
     def metrics(self, row) -> dict:
-        """Return the metrics of a run from its predictions and its teacher's, named as in a table (`test_mad`, …)."""
-        teacher = row["teacher_key"]
+        """Return a run's published metrics from its predictions and its teacher's, named as in a table (`test_mad`, …)."""
+        teacher, classes = row["teacher_key"], self.predictions(row["key"])
         teacher_classes = self.predictions(teacher) if isinstance(teacher, str) else None
-        return files.plain(flat(metrics_of(self.dataset, self.predictions(row["key"]), teacher_classes)))
+        tested = flat(metrics_of(self.dataset, classes, teacher_classes, splits=("test",)))
+        return files.plain(self._on_validation(classes) | tested)
+
+    def _on_validation(self, classes):
+        """The figures of VALIDATION."""
+        truth, predicted, group = (classes[f"val_{part}"] for part in ("labels", "predicted", "group"))
+        arrays = bias_labels(self.dataset, truth), bias_labels(self.dataset, predicted), group
+        options = {"num_classes": len(bias_classes(self.dataset))}
+        mad = bias.mean_absolute_disparity(*arrays, **options)
+        root = np.nan
+        if len(self.dataset.groups) == 2:
+            root = bias.signed_root(bias.mean_square_disparity(*arrays, **options))
+        return dict(zip(VALIDATION, (float((truth == predicted).mean()), mad, root), strict=True))
 
 
 def of_store(table) -> Evidence:

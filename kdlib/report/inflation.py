@@ -81,18 +81,20 @@ def pooled(studies) -> pd.DataFrame:
     """Return the effect of each method on each measure over several studies.
 
     The rule: a study's estimate is its mean paired difference; studies are weighted by the inverse of its squared standard
-    error, plus the variance between studies where they differ more than their errors explain (random effects, DerSimonian and
-    Laird 1986); the interval is the normal one, 95 %.
+    error, plus the variance between studies where they differ more than their errors explain (random effects). A measure that
+    only one study has is left out.
 
     Parameters
     ----------
     studies : dict
-        {name: table} of studies, each of `publish.study_table`, with the student alone and two seeds or more.
+        {name: table} of studies, each of `publish.study_table`. Those without the student alone, or with one seed, are passed
+        over.
 
     Returns
     -------
     DataFrame
-        what, measure, studies (their number), difference, half, p_holm (over methods and measures of bias).
+        what, measure, studies (their number), difference, half (of the 95 % interval), p_value, excluded
+        (as in `effects`), and p_holm (over methods and measures of bias).
     """
     from scipy import stats
 
@@ -101,37 +103,43 @@ def pooled(studies) -> pd.DataFrame:
     rows = []
     for (what, measure), group in every.groupby(["what", "measure"], sort=False):
         group = group[group["half"] > 0]  # a study in which nothing varies has no standard error
-        if group.empty:
+        if len(group) < 2:
             continue
         error = group["half"] / stats.t.ppf(0.975, group["n"] - 1)
-        difference, half, p_value = random_effects(group["difference"].to_numpy(), error.to_numpy())
-        row = {"what": what, "measure": measure, "studies": len(group), "difference": difference, "half": half}
-        rows.append(row | {"p_value": p_value})
-    result = pd.DataFrame(rows)
+        mean, error = random_effects(group["difference"].to_numpy(), error.to_numpy())
+        of_studies = stats.t(len(group) - 1)
+        row = {"what": what, "measure": measure, "studies": len(group), "difference": mean}
+        row |= {"half": of_studies.ppf(0.975) * error, "p_value": 2 * of_studies.sf(abs(mean) / error)}
+        rows.append(row | {"excluded": abs(mean) + of_studies.ppf(1 - LEVEL) * error})
+    result = pd.DataFrame(rows, columns=("what", "measure", "studies", "difference", "half", "p_value", "excluded"))
     of_bias = result["measure"].isin(BIAS)
     result["p_holm"] = np.nan
     result.loc[of_bias, "p_holm"] = holm(result.loc[of_bias, "p_value"])
     return result
 
 
-def random_effects(estimates, errors) -> tuple[float, float, float]:
-    """Return (mean, half-width of its 95 % interval, p) of estimates with standard errors, arrays (n,).
+def random_effects(estimates, errors) -> tuple[float, float]:
+    """Return (mean, its standard error) of estimates with standard errors, arrays (n,), n of 2 or more.
+
+    The variance between studies is DerSimonian and Laird's. The standard error is Hartung and Knapp's, for Student's
+    distribution with n − 1 degrees of freedom, as few studies tell little of how they differ; it is never smaller than the
+    estimates' own errors would have it (Röver et al.).
 
     References
     ----------
     DerSimonian, Laird (1986). Meta-analysis in clinical trials. Controlled Clinical Trials 7.
+    Hartung, Knapp (2001). A refined method for the meta-analysis of controlled clinical trials. Statistics in Medicine 20.
+    Röver, Knapp, Friede (2015). Hartung-Knapp-Sidik-Jonkman approach and its modification. BMC Medical Research Methodology 15.
     """
-    from scipy import stats
-
+    free = len(estimates) - 1
     weights = 1 / errors**2
     mean = (weights * estimates).sum() / weights.sum()
     spread = (weights * (estimates - mean) ** 2).sum()
     scale = weights.sum() - (weights**2).sum() / weights.sum()
-    between = max(0.0, (spread - (len(estimates) - 1)) / scale) if len(estimates) > 1 else 0.0
-    weights = 1 / (errors**2 + between)
+    weights = 1 / (errors**2 + max(0.0, (spread - free) / scale))
     mean = (weights * estimates).sum() / weights.sum()
-    error = weights.sum() ** -0.5
-    return float(mean), float(stats.norm.ppf(0.975) * error), float(2 * stats.norm.sf(abs(mean) / error))
+    dispersion = max(1.0, (weights * (estimates - mean) ** 2).sum() / free)
+    return float(mean), float((dispersion / weights.sum()) ** 0.5)
 
 
 def readable(result) -> pd.DataFrame:

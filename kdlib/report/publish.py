@@ -12,6 +12,7 @@ import pandas as pd
 
 from kdlib import files, paths, profiles, runs
 from kdlib.files import replacing
+from kdlib.names import debiaser_name, method_name
 from kdlib.report import controls, evidence, gallery, inflation, literature, ranking, selection, tables, words
 from kdlib.runs.table import table as table_of
 
@@ -19,7 +20,6 @@ MANY = 4  # debiasers: more of them are ranked
 SHORT = ("model", "n", "accuracy", "MAD", "MAD's floor", "flip rate", "worst cell")  # flip rate: where there is one
 RESULTS = "docs/results.md"
 DIGITS = "%.6g"  # of a published figure
-VALIDATION = ("val_accuracy", "val_mad", "val_sqrt_u")  # what selection reads; the rest of validation is not published
 
 
 def published_folder(name="") -> Path:
@@ -57,7 +57,7 @@ def study_table(study) -> pd.DataFrame:
 
 def compact(table) -> pd.DataFrame:
     """Return the columns of a table that are published."""
-    return table[[name for name in table if not name.startswith("val_") or name in VALIDATION]]
+    return table[[name for name in table if not name.startswith("val_") or name in evidence.VALIDATION]]
 
 
 def publish(profile) -> Path:
@@ -80,18 +80,17 @@ def publish(profile) -> Path:
     table = study_table(profiles.profile(profile, "all"))
     proof = evidence.of_store(table)
     folder = published_folder(name)
+    provenance = {
+        "command": f"make all PROFILE={profile}",
+        "date": str(date.today()),
+        "versions": _versions(table["key"].unique()),
+    }
+    drawn = gallery.of_table(table, proof)  # before anything published is touched
     shutil.rmtree(folder, ignore_errors=True)
     files.make_folder(folder)
     with replacing(folder / "results.csv") as temporary:
         compact(table).to_csv(temporary, index=False, float_format=DIGITS)
-    record = runs.stored_record(table["key"].iloc[0])
-    provenance = {
-        "command": f"make all PROFILE={Path(profile).name}",
-        "date": str(date.today()),
-        "versions": record["versions"],
-    }
     evidence.write(folder, table, proof, provenance)
-    drawn = gallery.of_table(table, proof)
     for figure, drawing in drawn.items():
         with replacing(folder / f"{figure}.png") as temporary:
             drawing.savefig(temporary, format="png")
@@ -103,6 +102,12 @@ def publish(profile) -> Path:
         with replacing(results) as temporary:
             temporary.write_text(between_marks(results.read_text(), name, short))
     return folder
+
+
+def _versions(keys):
+    """{package: its version, or the versions of all runs}."""
+    every = [runs.stored_record(key)["versions"] for key in keys]
+    return {name: ", ".join(dict.fromkeys(one.get(name, "?") for one in every)) for name in every[0]}
 
 
 def render(name, table, proof, provenance, drawn) -> tuple[str, str]:
@@ -189,8 +194,31 @@ def _ranked(grid, proof):
     checked = selection.on_validation(grid, proof)
     chosen = selection.choose(checked)
     constant = ranking.constant_accuracy(proof.dataset.test.labels)
-    parts = ranking.ranking(checked, chosen, accuracy_from=constant), ranking.halved(checked, chosen)
-    return "\n\n".join(markdown(part) for part in parts)
+    parts = [
+        markdown(ranking.ranking(checked, chosen, accuracy_from=constant)),
+        markdown(ranking.halved(checked, chosen)),
+        _edges(selection.at_edge(grid, chosen), chosen),
+    ]
+    alone = ranking.beside_alone(checked, chosen)
+    if not alone.empty:
+        note = (
+            "What distillation adds to each debiaser: distilled students (mean over methods) minus the student alone."
+        )
+        parts += [note, markdown(alone)]
+    return "\n\n".join(parts)
+
+
+def _edges(at_edge, chosen):
+    """A sentence on the λ that lie at the end of what was tried; none where nothing was chosen."""
+    if not (chosen["criterion"] != "no λ").any():
+        return "No debiaser has more than one λ to choose from."
+    if at_edge.empty:
+        return "Validation chose the largest λ tried for none."
+    names_of = [
+        f"{debiaser_name(debias, lam)} ({', '.join(map(method_name, rows['method']))})"
+        for (debias, lam), rows in at_edge.groupby(["debias", "lam"], sort=False)
+    ]
+    return f"Validation chose the largest λ that was tried, so a larger one may do better, for {'; '.join(names_of)}."
 
 
 def between_marks(text, name, inside) -> str:

@@ -169,6 +169,35 @@ def halved(table, chosen) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beside_alone(table, chosen) -> pd.DataFrame:
+    """Return what distillation adds to each debiaser: distilled students minus the student alone, debiased alike.
+
+    Each side has the λ that validation chose for it. Distilled students are averaged over the methods within a seed.
+
+    Returns
+    -------
+    DataFrame
+        A row per debiaser that the student alone was trained with, and one for none: what the student alone reaches, and
+        differences of test accuracy and MAD, paired by seed, with Student's 95 % interval and p adjusted after Holm over the
+        rows. Empty without a student alone.
+    """
+    at_chosen = at_choice(table, chosen)
+    alone = at_chosen[at_chosen["method"] == "scratch"]
+    distilled = at_chosen[at_chosen["method"] != "scratch"]
+    shared = [debias for debias in alone["debias"].unique() if (distilled["debias"] == debias).any()]
+    rows = [{"debiaser": debiaser_name(debias)} for debias in shared]
+    for column in ("accuracy", "mad"):
+        heading = CHANGED[column]
+        sides = [[_by_seed(side, debias, f"test_{column}") for side in (distilled, alone)] for debias in shared]
+        tests = [paired_difference(*both) for both in sides]
+        for row, both, test, p in zip(rows, sides, tests, holm([test["p_value"] for test in tests]), strict=True):
+            row["n"] = test["n"]
+            row[f"{heading}, student alone"] = f"{both[1].mean():.3f}"
+            row[f"distilled, Δ {heading}"] = plus_minus(test["difference"], test["half"], sign="+")
+            row[f"p ({heading})"] = "–" if np.isnan(p) else f"{p:.2g}"
+    return pd.DataFrame(rows)
+
+
 def constant_accuracy(labels) -> float:
     """Return the accuracy of the classifier that always names the commonest class of labels (N,)."""
     return float(np.bincount(labels).max() / len(labels))

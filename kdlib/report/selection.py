@@ -141,6 +141,13 @@ def choose(table, tolerance=TOLERANCE) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "debias", "lam", "candidates", "criterion"])
 
 
+def at_edge(table, chosen) -> pd.DataFrame:
+    """Return the rows of `choose` whose λ is the largest that was tried: there a larger one may do better."""
+    largest = students(table).groupby(["method", "debias"])["lam"].max()
+    tried = [largest[choice.method, choice.debias] for choice in chosen.itertuples()]
+    return chosen[(chosen["lam"] == tried) & (chosen["criterion"] != "no λ")]
+
+
 def at_choice(table, chosen) -> pd.DataFrame:
     """Return the rows of the chosen kinds, and the plain ones.
 

@@ -35,23 +35,31 @@ def verify(name="", *, workers=None, log=print) -> list:
     problems, workers = [], workers or os.cpu_count() or 1
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn"))) if workers > 1 else None
-        for folder in folders:
-            differences, runs = _study(folder, pool.map if pool else map, 8 * workers)
+        # a pool begins with the next study's metrics while this process draws the figures of the one before
+        begun = [(folder, *_begin(folder, pool.map if pool else map, 8 * workers)) for folder in folders]
+        for folder, saved, metrics in begun:
+            differences = _study(folder, saved, metrics)
+            runs = saved["key"].nunique()
             log(f"{folder.name}: {runs} runs, {'as published' if not differences else 'DIFFERS'}")
             problems += differences
     if name == "":
-        readme = (paths.ROOT / "README.md").read_text()
-        problems += _marked("README.md", readme, "findings", claims.findings())
+        for (page, mark), inside in claims.marked().items():
+            problems += _marked(page, (paths.ROOT / page).read_text(), mark, inside)
     return problems
 
 
-def _study(folder, mapped, parts):
+def _begin(folder, mapped, parts):
+    """The saved table, and the parts of the rebuilt one as they come."""
     saved = pd.read_csv(folder / "results.csv")
     unique = saved.drop_duplicates("key")
     chunks = [
         unique.iloc[rows][["key", "teacher_key"]] for rows in np.array_split(np.arange(len(unique)), parts) if len(rows)
     ]
-    rebuilt = pd.concat(list(mapped(_metrics, [folder] * len(chunks), chunks)))
+    return saved, mapped(_metrics, [folder] * len(chunks), chunks)
+
+
+def _study(folder, saved, metrics):
+    rebuilt = pd.concat(list(metrics))
     rebuilt = _as_saved(rebuilt.loc[saved["key"]].reset_index(drop=True))
     problems = compare(saved, rebuilt, folder.name)
     table = pd.concat([saved[saved.columns.difference(rebuilt.columns, sort=False)], rebuilt], axis=1)
@@ -60,7 +68,7 @@ def _study(folder, mapped, parts):
     problems += _text(f"{folder.name}/README.md", (folder / "README.md").read_text(), page)
     results = (paths.ROOT / publish.RESULTS).read_text()
     problems += _marked(publish.RESULTS, results, folder.name, short)
-    return problems, len(unique)
+    return problems
 
 
 def _as_saved(table):

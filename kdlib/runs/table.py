@@ -79,7 +79,7 @@ def predicted_classes(arrays) -> dict:
     return classes | {f"{name}_predicted": arrays[f"{name}_logits"].argmax(1) for name in ("val", "test")}
 
 
-def metrics_of(dataset, classes, teacher_classes=None) -> dict:
+def metrics_of(dataset, classes, teacher_classes=None, splits=("val", "test")) -> dict:
     """Return the metrics of predicted classes: see `metrics`.
 
     Where the test split shows the same image in several groups, its figures are paired.
@@ -90,10 +90,12 @@ def metrics_of(dataset, classes, teacher_classes=None) -> dict:
         Whose classes and groups are predicted; bias is measured on `data.bias_classes`. Its images are not read.
     classes, teacher_classes : dict
         Of `predicted_classes`, of the network and of its teacher.
+    splits : sequence of str
+        Whose metrics are wanted.
     """
     options, values = {"num_classes": len(data.bias_classes(dataset))}, {}
     pairs = {"val": None, "test": pairs_of(dataset.test)}
-    for name in ("val", "test"):
+    for name in splits:
         truth, predicted, group = (classes[f"{name}_{part}"] for part in ("labels", "predicted", "group"))
         performance = evaluate.performance(truth, predicted, len(dataset.classes))
         labels, guesses = (data.bias_labels(dataset, numbers) for numbers in (truth, predicted))
