@@ -183,6 +183,15 @@ def test_profiles_are_all_described():
     assert set(rows) >= built_in
 
 
+def test_every_published_study_says_what_was_chosen():
+    results = (paths.ROOT / "docs" / "results.md").read_text()
+    table = results[results.index("## What was chosen") :]
+    for folder in sorted((paths.ROOT / "reports" / "published").glob("*/results.csv")):
+        name = folder.parent.name
+        assert f"| `{name}` |" in table, name
+        assert f"<!-- {name} -->" in results, name
+
+
 def test_readme_is_short():
     lines = (paths.ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 150
