@@ -51,6 +51,7 @@ def train(
     checkpoint=None,
     checkpoint_seconds=5.0,
     log=print,
+    on_epoch=None,
 ) -> list:
     """Train `model` in place and return its history.
 
@@ -83,6 +84,9 @@ def train(
         Training resumes from it if it exists, and writes it after an epoch once `checkpoint_seconds` have passed.
     log : callable
         Takes a line per epoch.
+    on_epoch : callable, optional
+        Takes a copy of each epoch's row of history, once the checkpoint is written. What it raises ends training; the last
+        checkpoint stays.
 
     Returns
     -------
@@ -173,6 +177,8 @@ def train(
         if checkpoint is not None and epoch < epochs and time.monotonic() - saved >= checkpoint_seconds:
             _save(checkpoint, parts, history)
             saved = time.monotonic()
+        if on_epoch is not None:
+            on_epoch(dict(row))
     return history
 
 

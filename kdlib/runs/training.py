@@ -17,7 +17,7 @@ from kdlib.train import train
 COMPILE_FROM = 20_000  # steps of a run on a GPU from which a minute of compiling is expected to pay: 26 epochs of CIFAR
 
 
-def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
+def run(settings, *, log=print, checkpoint_seconds=None, on_epoch=None) -> dict:
     """Return the record of a run: at once if it is in the store, else after training, from its last checkpoint if it has one.
 
     A second process that asks for the same run waits for the first.
@@ -30,6 +30,9 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
         Takes each line of progress.
     checkpoint_seconds : float, optional
         Least seconds between checkpoints; default: KDLIB_CHECKPOINT_SECONDS, or 5.
+    on_epoch : callable, optional
+        Takes each epoch's row of history, a dict, as it is trained: not of epochs before a checkpoint, of a stored run, or of
+        the teacher. It is no setting, so the run's key does not depend on it.
 
     Returns
     -------
@@ -55,10 +58,10 @@ def run(settings, *, log=print, checkpoint_seconds=None) -> dict:
     files.make_folder(resolved.folder)
     machine.keep_memory()
     with files.only_process(resolved.folder / "lock"), _threads(resolved.threads):
-        return store.stored(resolved) or _train(resolved, log, checkpoint_seconds)
+        return store.stored(resolved) or _train(resolved, log, checkpoint_seconds, on_epoch)
 
 
-def _train(run, log, checkpoint_seconds):
+def _train(run, log, checkpoint_seconds, on_epoch):
     dataset, teacher = run.load_data(), run.teacher_run()
     if dataset.fingerprint != fingerprint(run.data, run.skew, run.data_options, paths.data_folder()):
         raise ValueError(
@@ -115,6 +118,7 @@ def _train(run, log, checkpoint_seconds):
             checkpoint=checkpoint,
             checkpoint_seconds=checkpoint_seconds,
             log=log,
+            on_epoch=on_epoch,
         )
     record = _finish(run, dataset, model, images, rows, _refit(debiaser, model, images, dataset))
     checkpoint.unlink(missing_ok=True)
