@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|fetch|notebook|report|publish|verify …`: what notebooks call, for clusters and for make."""
+"""`python -m kdlib run|sweep|fetch|audit|notebook|report|publish|verify …`: what notebooks call, for clusters and for make."""
 
 import argparse
 import dataclasses
@@ -34,6 +34,7 @@ def main(arguments=None) -> int:
     fetch.add_argument("--url", help="another address of the teachers' archive")
     fetch.add_argument("--bucket", help="of S3, for wider (default: as KDLIB_S3_BUCKET says, in .env)")
     fetch.add_argument("--prefix", help="what precedes the names in the bucket (default: as KDLIB_S3_PREFIX says)")
+    _add_audit(commands.add_parser("audit", help="judge a table of anybody's predictions for bias, on one HTML page"))
     notebook = commands.add_parser("notebook", help="execute a notebook with papermill and write it as HTML")
     notebook.add_argument("path")
     notebook.add_argument("--out", required=True, help="the executed notebook")
@@ -52,6 +53,9 @@ def main(arguments=None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         _COMMANDS[chosen.command](chosen)
+    except ModuleNotFoundError as error:
+        print(f"kdlib: {chosen.command} needs the package {error.name}, which is not installed", file=sys.stderr)
+        return 1
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"kdlib: {error}", file=sys.stderr)
         return 1
@@ -77,6 +81,31 @@ def _add_fields(parser, names, **default):
         options = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
         options |= {"default": fields[name].default} | default
         parser.add_argument("--" + name.replace("_", "-"), **options)
+
+
+def _add_audit(parser):
+    parser.add_argument("predictions", help="CSV, TSV or parquet with a line for each image")
+    parser.add_argument("--out", default="audit.html", help="the page")
+    parser.add_argument("--teacher", metavar="FILE", help="its predictions on the same images")
+    parser.add_argument(
+        "--teacher-prediction", metavar="COLUMN", help="of the teacher's file, or without one of this file"
+    )
+    parser.add_argument("--label", metavar="COLUMN", default="label")
+    parser.add_argument("--prediction", metavar="COLUMN", default="prediction")
+    parser.add_argument("--group", metavar="COLUMN", nargs="+", default=["group"], help="several are crossed")
+    parser.add_argument(
+        "--pair", metavar="COLUMN", help="the original that an image shows (default: pair, if there is one)"
+    )
+    parser.add_argument(
+        "--id", metavar="COLUMN", dest="identity", help="what names a row in both files (default: id, file, …)"
+    )
+    parser.add_argument(
+        "--probabilities",
+        metavar="COLUMN",
+        nargs="+",
+        default=[],
+        help="one for each class, in the order of the classes",
+    )
 
 
 def _given(chosen):
@@ -120,6 +149,14 @@ def _fetch(chosen):
         raise names.unknown_name(chosen.name, [*published.ARCHIVES, "wider"], "download")
 
 
+def _audit(chosen):
+    from kdlib.report.audit import audit
+
+    options = {name: value for name, value in vars(chosen).items() if name != "command"}
+    path, verdict = audit(**options)
+    print(f"{verdict}\n{path}")
+
+
 def _notebook(chosen):
     from kdlib.report.pages import execute
 
@@ -152,6 +189,7 @@ _COMMANDS = {
     "run": _run,
     "sweep": _sweep,
     "fetch": _fetch,
+    "audit": _audit,
     "notebook": _notebook,
     "report": _report,
     "publish": _publish,

@@ -1,4 +1,4 @@
-"""Where things are: anchored at the repository, never at the working directory.
+"""Where things are: anchored at the repository, never at the working directory, unless kdlib is installed without it.
 
 Data, runs and reports can be moved with `KDLIB_DATA`, `KDLIB_RUNS` and `KDLIB_REPORTS`."""
 
@@ -6,7 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (
+    PACKAGE.parent / "profiles"
+).is_dir()  # profiles, notebooks and published results are no part of the package
+ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
+
+
+def check_checkout(what):
+    """Raise ValueError, for `what` needs files of the repository, where kdlib is installed without it."""
+    if not CHECKOUT:
+        raise ValueError(
+            f"{what} is part of the project's repository, and kdlib is installed without it: use a checkout"
+        )
 
 
 def data_folder() -> Path:

@@ -65,7 +65,7 @@ def test_the_version_follows_the_code_of_the_metrics(tmp_path, monkeypatch):
     before = version()
     copied = tmp_path / "kdlib"
     shutil.copytree(paths.ROOT / "kdlib", copied, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "PACKAGE", copied)
     version.cache_clear()
     assert version() == before
     for name in ("bias/metrics.py", "evaluate.py", "data/splits.py"):

@@ -42,26 +42,52 @@ def read_csv(path, *, label="label", prediction="prediction", group="group"):
     ):
         raise ValueError(f"{path}: its lines have more fields than its header, as with a comma at their end")
     table.columns = table.columns.str.strip()
-    missing = [name for name in (label, prediction, group) if name not in table]
+    y_true, (y_pred,), numbers, classes, groups = from_table(table, path, label, [prediction], group)
+    return Predictions(y_true, y_pred, numbers, classes, groups)
+
+
+def from_table(table, name, label, predictions, group) -> tuple:
+    """Return (y_true, list of y_pred, group, classes, groups) as `read_csv` does, from a DataFrame of text.
+
+    Parameters
+    ----------
+    table : DataFrame
+    name : str
+        What the table is called in errors.
+    label, group : str
+        Names of columns.
+    predictions : list of str
+        Columns of predictions of one or several models, whose classes are numbered together.
+    """
+    columns = [label, *predictions, group]
+    missing = [column for column in columns if column not in table]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+        raise ValueError(f"{name} has no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"{name}: label, prediction and group are columns of their own; got {', '.join(columns)}")
     if table.empty:
-        raise ValueError(f"{path} has no line below its header")
-    table = table[[label, prediction, group]].fillna("").apply(lambda column: column.map(_text))
-    for name in (label, prediction):
-        if (table[name] == "").any():
-            raise ValueError(f"{path}: no {name} in line {(table[name] == '').to_numpy().argmax() + 2}")
-    _check_classes(path, table[label], table[prediction])
-    known = ~table[group].str.casefold().isin(UNKNOWN).to_numpy()
+        raise ValueError(f"{name} has no line below its header")
+    table = table[columns].fillna("").apply(lambda column: column.map(plain_text))
+    for column in columns[:-1]:
+        if (table[column] == "").any():
+            raise ValueError(f"{name}: no {column} in line {(table[column] == '').to_numpy().argmax() + 2}")
+    for column in predictions:
+        _check_classes(name if column == predictions[0] else f"{name}, {column}", table[label], table[column])
+    known = ~is_unknown(table[group])
     if set(table[group][known]) == {"1"} and (table[group] == "-1").any():
         raise ValueError(
-            f"{path}: groups −1 and 1 alone: write 0 and 1 for two groups; −1 means that the group is unknown"
+            f"{name}: groups −1 and 1 alone: write 0 and 1 for two groups; −1 means that the group is unknown"
         )
-    classes, (y_true, y_pred) = _numbered([table[label], table[prediction]])
+    classes, (y_true, *y_pred) = _numbered([table[column] for column in columns[:-1]])
     groups = tuple(sorted(set(table[group][known]), key=lambda name: (int(name) if name.isdecimal() else -1, name)))
     numbers = np.full(len(table), -1)
     numbers[known] = table[group][known].map({name: number for number, name in enumerate(groups)})
-    return Predictions(y_true, y_pred, numbers, classes, groups)
+    return y_true, y_pred, numbers, classes, groups
+
+
+def is_unknown(texts):
+    """Return which entries (N,) of a Series of text say that a value is missing."""
+    return texts.str.casefold().isin(UNKNOWN).to_numpy()
 
 
 def _check_classes(path, labels, predictions):
@@ -76,7 +102,7 @@ def _check_classes(path, labels, predictions):
         )
 
 
-def _text(value):
+def plain_text(value):
     """Return a value of a CSV file without blanks around it; a whole number, as 1.0 or -1.0, as 1 or -1."""
     value = value.strip()
     whole, _, rest = value.partition(".")

@@ -31,6 +31,7 @@ def profile_file(name_or_path) -> Path:
     text = str(name_or_path)
     if not text.endswith(".toml") and "/" not in text:
         if text not in built_in():
+            paths.check_checkout(f"profile {text!r}")
             raise names.unknown_name(text, built_in(), "profile")
         return paths.ROOT / "profiles" / f"{text}.toml"
     places = dict.fromkeys((Path(text).expanduser().absolute(), (paths.ROOT / text).absolute()))

@@ -65,6 +65,7 @@ def execute(path, out, parameters):
 
     path, out = Path(path), Path(out)
     if not path.exists():
+        paths.check_checkout(f"notebook {path.stem!r}")
         raise unknown_name(
             path.stem, sorted(file.stem for file in (paths.ROOT / "notebooks").glob("*.ipynb")), "notebook"
         )

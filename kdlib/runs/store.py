@@ -120,6 +120,8 @@ def versions() -> dict:
 @functools.cache
 def commit() -> str | None:
     """Return the commit of the code, with + where kdlib's files differ from it; None outside git."""
+    if not paths.CHECKOUT:
+        return None
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", "kdlib") else "")

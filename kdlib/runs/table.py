@@ -136,7 +136,6 @@ def flat(values) -> dict:
 def version() -> str:
     """Return a hash of the code behind the metrics, and of the versions of numpy and scikit-learn."""
     digest = hashlib.sha256(f"{np.__version__} {importlib.metadata.version('scikit-learn')}".encode())
-    package = paths.ROOT / "kdlib"
-    for file in (*sorted((package / "bias").glob("*.py")), *(package / name for name in COMPUTED_BY)):
+    for file in (*sorted((paths.PACKAGE / "bias").glob("*.py")), *(paths.PACKAGE / name for name in COMPUTED_BY)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
