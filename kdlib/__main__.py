@@ -7,6 +7,8 @@ import sys
 import types
 import typing
 
+from kdlib import paths
+
 # fields of Run that a profile's grid sets itself
 VARIED = ("student", "teacher", "method", "method_options", "debias", "lam", "teacher_debias", "teacher_lam", "seed")
 
@@ -170,6 +172,7 @@ def _report(chosen):
 
 
 def _publish(chosen):
+    paths.check_checkout("what is published")
     from kdlib.report import claims
     from kdlib.report.publish import publish
 
@@ -178,6 +181,7 @@ def _publish(chosen):
 
 
 def _verify(chosen):
+    paths.check_checkout("what is published")
     from kdlib.report.verify import verify
 
     problems = verify(chosen.profile)

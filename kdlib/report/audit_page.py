@@ -26,7 +26,7 @@ def page(found, findings, verdict) -> str:
         title=escape(f"Bias audit of {found.name}"),
         about=escape(_about(found)),
         kind=verdict.kind.replace(" ", "-"),
-        verdict=f"<strong>{escape(verdict.title)}</strong> {escape(' '.join(verdict.sentences))}",
+        verdict=f"<strong>{escape(verdict.title)}</strong> {_text(' '.join(verdict.sentences))}",
         teacher=_paragraphs(verdict.of_teacher),
         sections="\n".join(sections),
     )
@@ -51,25 +51,29 @@ def _section(title, *parts):
     return f"<section><h2>{escape(title)}</h2>\n{''.join(parts)}</section>"
 
 
+def _text(text):
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _paragraphs(texts):
-    return "".join(f"<p>{escape(text)}</p>" for text in texts)
+    return "".join(f"<p>{_text(text)}</p>" for text in texts)
 
 
 def _list(texts):
-    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
+    return f"<ul>{''.join(f'<li>{_text(text)}</li>' for text in texts)}</ul>"
 
 
 def _table(caption, head, rows, marked=()):
     """A table of texts, its first column names; a row of which the number is in `marked` stands out."""
-    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    cells = "".join(f'<th scope="col">{_text(text)}</th>' for text in head)
     lines = []
     for place, (name, *values) in enumerate(rows):
         look = ' class="marked"' if place in marked else ""
-        row = "".join(f"<td>{escape(text)}</td>" for text in values)
-        lines.append(f'<tr{look}><th scope="row">{escape(name)}</th>{row}</tr>')
+        row = "".join(f"<td>{_text(text)}</td>" for text in values)
+        lines.append(f'<tr{look}><th scope="row">{_text(name)}</th>{row}</tr>')
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}"><table><caption>{escape(caption)}'
-        f"</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>\n"
+        f'<p class="note">{_text(caption)}</p><div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
+        f"<table><thead><tr>{cells}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>\n"
     )
 
 
@@ -213,18 +217,17 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 60rem; margin: 0 auto;
   padding: 1.5rem 1rem 4rem; overflow-wrap: anywhere }}
 h1, h2 {{ line-height: 1.2 }} h2 {{ margin-top: 2.5rem; font-size: 1.3rem }}
-.note, caption, figcaption {{ color: var(--soft); font-size: .9rem }}
+.note, figcaption {{ color: var(--soft); font-size: .9rem }}
 .verdict {{ background: var(--box); border-left: .4rem solid var(--unknown); padding: .8rem 1rem; border-radius: .3rem }}
 .verdict p {{ margin: .4rem 0 }} .verdict strong {{ color: var(--unknown) }}
 .biased {{ border-color: var(--biased) }} .biased strong {{ color: var(--biased) }}
 .not-shown {{ border-color: var(--fair) }} .not-shown strong {{ color: var(--fair) }}
-.scroll {{ overflow-x: auto; margin: 1rem 0 }} .scroll:focus-visible {{ outline: 2px solid var(--student) }}
+.scroll {{ overflow-x: auto; margin: .3rem 0 1rem }} .scroll:focus-visible {{ outline: 2px solid var(--student) }}
 table {{ border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100% }}
-caption {{ text-align: left; padding-bottom: .4rem }}
 th, td {{ padding: .3rem .6rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: normal }}
 thead th {{ max-width: 10rem; vertical-align: bottom }} th {{ overflow-wrap: break-word }}
-th:first-child {{ text-align: left; font-weight: normal; min-width: 8.5rem; max-width: 22rem }}
+th:first-child {{ text-align: left; font-weight: normal; min-width: 11rem; max-width: 22rem }}
 thead th {{ color: var(--soft); font-weight: 600 }} .marked th, .marked td {{ font-weight: 700 }}
 figure {{ margin: 1.2rem 0 }} figcaption {{ margin-bottom: .4rem }}
 .key {{ margin-right: 1rem; white-space: nowrap }} i {{ font-style: normal }}

@@ -24,7 +24,6 @@ DIGITS = "%.6g"  # of a published figure
 
 def published_folder(name="") -> Path:
     """Return where the repository keeps the results of a study, or of all."""
-    paths.check_checkout("what is published")
     return paths.ROOT / "reports" / "published" / name
 
 
