@@ -50,7 +50,7 @@ def _by_class(found):
     count = bias.cell_counts(found.y_true, found.group, **options)
     recall = bias.class_recall(*arrays, **options)
     metric = bias.class_disparity if two else bias.class_disparity_range
-    draws = min(20_000, max(2000, 100 * len(found.classes)))  # enough for the smallest adjusted p
+    draws = min(20_000, max(10_000, 100 * len(found.classes)))  # the smallest p, adjusted, must be well below the level
     wrong = (found.y_true + 1) % len(
         found.classes
     )  # recall asks only whether it is wrong, and fewer kinds are drawn faster

@@ -176,7 +176,7 @@ def _method(found):
     return [
         "Recall of a cell is the share of a class's images in one group that are recognised. The floor exchanges groups at "
         f"random {pairs}within classes, 2,000 times (seed 0), and computes MAD again; p is the share of these draws that reach "
-        "the measured MAD.",
+        "the measured MAD. Single classes are drawn 10,000 times or more.",
         "“Biased” is said where MAD or a single class (adjusted for all classes after Holm) is beyond chance with p < 0.025, "
         "half of 5 % for each of the two looks. “No bias shown” is said with the size that is excluded: the upper 95 % limit "
         f"of √U, adjusted for the pairs of groups. Where that is above {TOO_LITTLE:g}, the data are too few.",

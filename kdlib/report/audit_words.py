@@ -32,8 +32,12 @@ def verdict(found, findings) -> Verdict:
 
 
 def number(value, digits=3, *, sign=False) -> str:
-    """Return a number in words of a page, − as a sign and – where there is none."""
-    return "–" if not np.isfinite(value) else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    """Return a number as the page writes it, with a true minus, and – where there is none."""
+    return (
+        "–"
+        if not np.isfinite(value)
+        else f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    )
 
 
 def span(value, low, high, *, sign=False) -> str:
