@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|fetch|audit|notebook|report|publish|verify …`: what notebooks call, for clusters and for make."""
+"""`python -m kdlib run|sweep|new|fetch|audit|notebook|report|publish|verify`: what notebooks call, for clusters and make."""
 
 import argparse
 import dataclasses
@@ -28,6 +28,7 @@ def main(arguments=None) -> int:
         "settings in place of the profile's", "for students and teachers alike, but for those that begin with teacher"
     )
     _add_fields(changes, [name for name in _fields() if name not in VARIED], default=argparse.SUPPRESS)
+    _add_new(commands, sys.argv[1:] if arguments is None else arguments)
     fetch = commands.add_parser(
         "fetch",
         help="download and check published teachers (without them, teachers are trained here), or WIDER from S3",
@@ -52,8 +53,12 @@ def main(arguments=None) -> int:
         "verify", help="rebuild what is published from the committed predictions, without training, and compare"
     )
     verify.add_argument("--profile", default="", help="one published study (default: all)")
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown and chosen.command != "new":
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
+        if unknown:
+            _refuse_flag(unknown[0], chosen)
         _COMMANDS[chosen.command](chosen)
     except ModuleNotFoundError as error:
         print(f"kdlib: {chosen.command} needs the package {error.name}, which is not installed", file=sys.stderr)
@@ -62,6 +67,29 @@ def main(arguments=None) -> int:
         print(f"kdlib: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_new(commands, arguments):
+    """The command `new`, with a flag for each option of the data set that the arguments name."""
+    from kdlib import data
+
+    new = commands.add_parser("new", help="write the profile of a study of your own pictures, after a look at them")
+    new.add_argument("file", help="where it goes, as mine.toml")
+    new.add_argument("--from", dest="base", default="quick", help="a study whose methods, seeds and debiasers it takes")
+    new.add_argument("--data", default="table", help=f"a data set: {', '.join(data.SOURCES)}")
+    new.add_argument("--teacher", help="a network (default: one that fits the pictures)")
+    new.add_argument("--student", help="a network (default: one that fits the pictures)")
+    new.add_argument("--minutes", type=float, default=20, help="of all training, which decides the epochs (20)")
+    new.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    if "new" not in arguments:  # reading the options of a data set takes half a second
+        return
+    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chosen.add_argument("--data", default="table")
+    name = chosen.parse_known_args(arguments)[0].data
+    options = new.add_argument_group(f"options of the data set {name}", "see docs/data.md")
+    for option, default in data.defaults(name).items() if name in data.SOURCES else ():
+        several = "+" if isinstance(default, tuple) or option.endswith("_values") else None
+        options.add_argument(f"--{option.replace('_', '-')}", dest=f"data_{option}", nargs=several, help=f"({default})")
 
 
 def _fields():
@@ -116,27 +144,46 @@ def _given(chosen):
 
 
 def _run(chosen):
-    from kdlib.runs.settings import as_run
+    from kdlib.runs.checks import checked
 
-    settings = as_run(_given(chosen))  # checked before torch is loaded, as far as that can be
+    settings = checked([_given(chosen)])  # before torch is loaded, as far as that can be
     from kdlib.runs.training import run
 
-    print(json.dumps(run(settings)))
+    print(json.dumps(run(*settings)))
 
 
 def _sweep(chosen):
-    from kdlib import data
-    from kdlib.profiles import profile
-    from kdlib.runs.settings import as_run
+    from kdlib import profiles
+    from kdlib.runs import checks
 
     given = _given(chosen)
-    data.defaults(given.get("data", "digits_s"))  # a misspelt name is refused before torch is loaded
-    study = profile(chosen.profile, "all").changed(chosen.seeds, **given)
-    settings = [as_run(run) for run in study.grid() + study.extras()]
+    checks.look(
+        profiles.data_settings(chosen.profile) | given
+    )  # what is wrong with data is said before torch is loaded
+    study = profiles.profile(chosen.profile, "all").changed(chosen.seeds, **given)
+    settings = checks.checked(study.grid() + study.extras())
     from kdlib.sweep import sweep
 
     table = sweep(settings, chosen.engine, workers=chosen.workers, address=chosen.address)
     print(f"{len(table)} runs of profile {study.name} are in the store")
+
+
+def _refuse_flag(flag, chosen):
+    from kdlib import names
+
+    known = [f"--{name.removeprefix('data_').replace('_', '-')}" for name in vars(chosen) if name.startswith("data_")]
+    raise names.unknown_name(flag, known, f"option of data set {chosen.data}:")
+
+
+def _new(chosen):
+    from kdlib import data
+    from kdlib.runs.new import new
+
+    data.defaults(chosen.data)  # a misspelt name is refused
+    given = {name.removeprefix("data_"): value for name, value in vars(chosen).items() if name.startswith("data_")}
+    given = {name: value if isinstance(value, str) else " ".join(value) for name, value in given.items() if value}
+    networks = {"teacher": chosen.teacher, "student": chosen.student}
+    new(chosen.file, chosen.base, chosen.data, given, minutes=chosen.minutes, overwrite=chosen.overwrite, **networks)
 
 
 def _fetch(chosen):
@@ -192,6 +239,7 @@ def _verify(chosen):
 _COMMANDS = {
     "run": _run,
     "sweep": _sweep,
+    "new": _new,
     "fetch": _fetch,
     "audit": _audit,
     "notebook": _notebook,

@@ -4,6 +4,7 @@ import pandas as pd
 
 from kdlib import files, models, names, paths, runs
 from kdlib.engines import ENGINES, Progress
+from kdlib.runs.checks import check_run
 from kdlib.runs.settings import precision_line
 from kdlib.runs.table import table
 
@@ -43,6 +44,8 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     todo = [run for run in resolved if runs.stored(run) is None]
     if todo:
         files.make_folder(paths.runs_folder())
+        for run in todo:
+            check_run(run, run.load_data())
         for line in sorted({precision_line(run) for run in requested} - {""}):
             log(line)
         for network in {run.student for run in resolved if run.weights == "imagenet"}:

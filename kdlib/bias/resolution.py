@@ -5,7 +5,9 @@ A model that ignores the group is right with one probability in every cell; its 
 import numpy as np
 import pandas as pd
 
+from kdlib.bias.metrics import mean_absolute_disparity
 from kdlib.bias.tables import extent
+from kdlib.bias.uncertainty import noise_floor
 
 RECALLS = (0.5, 0.65, 0.8, 0.9, 0.95, 0.99)
 ALIKE = 0.1  # share of images that one of two similar models has right and the other wrong; of pairs that flip
@@ -64,6 +66,22 @@ def counted(cells) -> np.ndarray:
     """Return the rows of (K, G) numbers of images whose class has a disparity: those with two groups or more."""
     cells = np.asarray(cells)
     return cells[(cells > 0).sum(axis=1) >= 2]
+
+
+def least_p_value(cells, *, n=400, seed=0) -> float:
+    """Return the p-value of about the largest bias that a split can show; NaN if no class has two groups.
+
+    It is that of a model which is always right in the largest group of each class and never in the others, when the groups are
+    permuted `n` times within classes. Where it is not small, no bias can be told from chance. cells: numbers of images (K, G).
+    """
+    cells = counted(cells)
+    if not len(cells):
+        return float("nan")
+    label, group = np.indices(cells.shape).reshape(2, -1).repeat(cells.reshape(-1), axis=1)
+    predicted = np.where(group == cells.argmax(1)[label], label, len(cells))  # the last class has no images
+    return noise_floor(
+        mean_absolute_disparity, label, predicted, group, num_classes=len(cells) + 1, n=n, seed=seed
+    ).p_value
 
 
 def floors(cells, *, recalls=RECALLS, models=4000, seed=0) -> pd.DataFrame:

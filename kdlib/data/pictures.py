@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from kdlib import files, paths
-from kdlib.data.splits import Split
+from kdlib.data.splits import Split, blank_splits
 
 FORMAT = 1  # raise when the same files would be decoded to other pixels
 CHUNK = 64  # images that a worker decodes at a time
@@ -67,6 +67,8 @@ def split_pictures(name, sources, columns, parts, size, leave_out):
     ValueError
         If more images are unusable, or a split has none.
     """
+    if blank := blank_splits(columns, parts, size):
+        return blank, ()
     names, order = list(sources), np.concatenate([parts[part] for part in ("train", "val", "test")])
     images, kept, left_out = decoded(name, {names[row]: sources[names[row]] for row in order}, size, leave_out)
     lengths = [len(parts[part]) for part in ("train", "val", "test")]

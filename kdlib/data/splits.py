@@ -1,8 +1,11 @@
 """What a data set is (`Dataset`, `Split`), and how splits are cut from it."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
+
+_blank: list | None = None  # sizes of the images that `undecoded` leaves blank; None: images are decoded
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,32 @@ class Dataset:
     @property
     def splits(self):
         return {"train": self.train, "val": self.val, "test": self.test}
+
+
+@contextlib.contextmanager
+def undecoded():
+    """Have images that would be decoded left blank, all zeros; yield a list that is empty as long as there are none."""
+    global _blank
+    _blank = []
+    try:
+        yield _blank
+    finally:
+        _blank = None
+
+
+def blank_splits(columns, parts, size) -> dict:
+    """Return {part: Split} with blank images, arguments as of `pictures.split_pictures`; {} unless within `undecoded`."""
+    if _blank is None:
+        return {}
+    _blank.append(size)
+    images = np.zeros((1, 3, size, size), np.uint8)
+    return {
+        part: Split(
+            np.broadcast_to(images, (len(rows), 3, size, size)),
+            **{field: column[rows] for field, column in columns.items()},
+        )
+        for part, rows in parts.items()
+    }
 
 
 def bias_labels(dataset, labels) -> np.ndarray:
@@ -143,6 +172,8 @@ def mean_std(images):
     """Mean and standard deviation per channel of uint8 (N, C, H, W), of pixels in [0, 1], to four digits.
 
     No float copy of the images is made."""
+    if images.strides[0] == 0:  # blank ones, all the same
+        images = images[:1]
     counts = np.zeros((images.shape[1], 256))
     for start in range(0, len(images), 1024):
         for channel, pixels in enumerate(images[start : start + 1024].swapaxes(0, 1)):

@@ -41,7 +41,7 @@ from kdlib.models import Output
 from kdlib.names import unknown_name
 
 __all__ = ["DEBIASERS", "Batch", "Debiaser", "GroupHeads", "Teacher", "batch_disparity", "build_debiaser", "cell_weights",
-           "check", "has_strength", "needs_groups", "needs_teacher"]  # fmt: skip
+           "check", "check_groups", "has_strength", "needs_groups", "needs_teacher"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def build_debiaser(
     if DEBIASERS[name] is None or (has_strength(name) and lam == 0):
         return None
     cells = cell_counts(labels, membership(group, share, num_groups), num_classes)
-    if needs_groups(name):
-        _check_groups(name, group, cells)
+    check_groups(name, group, cells)
     setting = dict(
         labels=labels, group=group, share=share, cells=cells.to(device), num_classes=num_classes, num_groups=num_groups,
         embedding_dim=embedding_dim, epochs=epochs, device=device,
@@ -191,8 +190,12 @@ def _parameters(name):
     return () if DEBIASERS[name] is None else inspect.signature(DEBIASERS[name]).parameters
 
 
-def _check_groups(name, group, cells):
-    """Raise ValueError unless the training split has two known groups, and a class with both."""
+def check_groups(name, group, cells):
+    """Raise ValueError if the debiaser needs groups, unless the training split has two known ones, and a class with both.
+
+    group (N,) and cells (K, G), its counts by class, are tensors or arrays."""
+    if DEBIASERS[name] is None or not needs_groups(name):
+        return
     present = sorted(set(group[group >= 0].tolist()))
     if len(present) < 2:
         raise ValueError(f"debiaser {name!r} needs two known groups in the training split, found {present}")

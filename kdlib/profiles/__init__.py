@@ -7,11 +7,11 @@ with its list of λ, [] where it has no strength). Nothing of a study is written
 import dataclasses
 from pathlib import Path
 
-from kdlib import names, paths
-from kdlib.profiles.reading import read
+from kdlib import files, names, paths
+from kdlib.profiles.reading import data_settings_of, read
 from kdlib.profiles.study import Profile
 
-__all__ = ["Profile", "built_in", "profile", "profile_file", "profile_name", "read"]
+__all__ = ["Profile", "built_in", "data_settings", "profile", "profile_file", "profile_name", "read"]
 
 
 def built_in() -> list:
@@ -50,6 +50,11 @@ def profile_file(name_or_path) -> Path:
 def profile_name(name_or_path) -> str:
     """Return the name under which a study's results are kept: the stem of its file."""
     return Path(str(name_or_path)).name.removesuffix(".toml")
+
+
+def data_settings(name_or_path) -> dict:
+    """Return the fields of `Run` that a study's table [data] sets. Raises ValueError as `profile` does; loads no torch."""
+    return data_settings_of(files.Toml(profile_file(name_or_path)))
 
 
 def profile(name_or_path, pair="") -> Profile:

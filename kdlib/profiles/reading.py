@@ -41,7 +41,7 @@ def read(file) -> Profile:
     lists = {name: tuple(value) if isinstance(value, list) else value for name, value in top.items()}
     lists = {"about": ""} | lists | {"pairs": pairs, "controls": controls}
     lists |= {"debias": _debias(toml, debiased), "teacher_debias": debiased}
-    return Profile(name=file.stem, settings=_data(toml) | training | teacher, **lists)
+    return Profile(name=file.stem, settings=data_settings_of(toml) | training | teacher, **lists)
 
 
 def _arrow(text, form, key, toml):
@@ -69,7 +69,7 @@ def _control(text, toml):
     return control
 
 
-def _data(toml):
+def data_settings_of(toml) -> dict:
     """[data]: the name of a data set, its skew, and its other options as a run's `data_options`."""
     given = dict(toml.content.get("data", {}))
     name = given.pop("name", None)

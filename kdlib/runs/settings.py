@@ -201,10 +201,12 @@ def precision_line(run) -> str:
     return f"precision {resolved.precision}: {machine.choose_precision(resolved.device, resolved.data)[1]}"
 
 
-def load_data(name, skew=None, data_options=""):
-    """Return the data set `name` with the skew given (None: its default) and the options of a run's `data_options`."""
-    given = data.parse_options(name, data_options)
-    return data.load(name, **given) if skew is None else data.load(name, skew=skew, **given)
+def load_data(name, skew=None, data_options="", *, look=False):
+    """Return the data set `name` with the skew given (None: its default) and the options of a run's `data_options`.
+
+    With `look`, as `data.look` does."""
+    given = data.parse_options(name, data_options) | ({} if skew is None else {"skew": skew})
+    return data.look(name, **given) if look else data.load(name, **given)
 
 
 def published_checkpoint(architecture):

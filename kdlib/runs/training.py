@@ -9,6 +9,7 @@ import torch
 
 from kdlib import bias, data, evaluate, files, methods, models, paths
 from kdlib.runs import machine, store
+from kdlib.runs.checks import check_run
 from kdlib.runs.networks import build_debiaser, class_means, group_share, on_device, teacher_bank
 from kdlib.runs.settings import as_run, fingerprint, precision_line, published_checkpoint
 from kdlib.runs.table import metrics_of, predicted_classes
@@ -52,6 +53,7 @@ def run(settings, *, log=print, checkpoint_seconds=None, on_epoch=None) -> dict:
         return record
     if line := precision_line(requested):
         log(line)
+    check_run(resolved, resolved.load_data())
     teacher = resolved.teacher_run()
     if teacher is not None:
         run(teacher, log=log, checkpoint_seconds=checkpoint_seconds)

@@ -1,0 +1,110 @@
+"""What would fail in the middle of a study, or show nothing, is said before it starts: of data, networks and groups."""
+
+import functools
+import sys
+
+from kdlib import data, paths
+from kdlib.bias import resolution
+from kdlib.runs.settings import Run, as_run, defaults, load_data, published_checkpoint
+
+LEVEL = 0.05
+
+
+def checked(settings) -> list[Run]:
+    """Return the runs that have these settings, dicts of `Run`'s fields, if they can do what they are for.
+
+    The data come first, before torch is loaded.
+
+    Raises
+    ------
+    ValueError
+        For settings that no run can have, data that are not as they should be, networks that cannot take the images or have
+        another number of classes, debiasers that lack groups, and groups in which no bias can be seen.
+    OSError
+        If there are no data.
+    """
+    settings = list(settings)
+    sets = [look(given) for given in settings]
+    runs = [as_run(given) for given in settings]
+    for run, dataset in zip(runs, sets, strict=True):
+        check_run(run, dataset)
+    return runs
+
+
+def look(settings):
+    """Return the data set of a run's settings, checked as `checked` says; images are blank unless decoded before."""
+    return _look(*(settings.get(field, defaults()[field]) for field in ("data", "skew", "data_options")))
+
+
+@functools.lru_cache(maxsize=1)
+def _look(name, skew, options):
+    dataset = load_data(name, skew, options, look=True)
+    check_groups(dataset)
+    return dataset
+
+
+def check_groups(dataset):
+    """Raise ValueError for a data set in whose groups no bias can be seen, however large; without groups all is well."""
+    if len(dataset.groups) < 2:
+        return
+    cells = {part: data.class_by_group(split, dataset, merged=True) for part, split in dataset.splits.items()}
+    classes = (sum(cells.values()) > 0).sum(0)
+    if (classes > 1).sum() < 2:
+        group = int(classes.argmin())
+        only = data.bias_classes(dataset)[int(sum(cells.values())[:, group].argmax())]
+        raise ValueError(
+            f"{dataset.name}: group {dataset.groups[group]!r} is in one class only, {only!r}, so bias by group cannot be told "
+            "from what is to be learned; add images, or train without groups (in your own data: group=none)"
+        )
+    test = resolution.counted(cells["test"])
+    p_value = resolution.least_p_value(test)
+    if p_value < LEVEL:
+        return
+    problem = (
+        f"{dataset.name}: too little data for any bias to be seen: the test split has {test.sum()} images in "
+        f"{(test > 0).sum()} cells of class and group, where even always failing one group could be chance (p = "
+        f"{p_value:.2f}); add images, test on more of them (test_share), or train without groups (group=none)"
+    )
+    if not paths.smoke():
+        raise ValueError(problem)
+    print(f"kdlib: {problem}", file=sys.stderr)
+
+
+def check_run(run, dataset):
+    """Raise ValueError if networks or debiasers of a run, or of its teacher, do not fit the data set."""
+    from kdlib import debias
+
+    teacher = run.teacher_run()
+    for each in (run,) if teacher is None else (teacher, run):
+        debias.check_groups(each.debias, dataset.train.group, data.class_by_group(dataset.train, dataset))
+        check_images(each.student, dataset.train.images.shape[-1])
+        if each.weights == "published":
+            _check_published(each.student, len(dataset.classes))
+
+
+@functools.cache
+def check_images(network, size):
+    """Raise ValueError unless the network can take images of `size` × `size` pixels."""
+    import torch
+
+    from kdlib import models
+
+    for device in ("meta", "cpu"):  # shapes alone, without memory; then in earnest, in case a network needs values
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device(device), torch.no_grad():
+                model = models.build_model(network, 2).eval()
+                model(torch.zeros(2, 3, size, size))
+            return
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+    raise ValueError(
+        f"{network} cannot take images of {size} × {size} pixels ({reason}); give the data another size, or take another "
+        "network"
+    )
+
+
+@functools.cache
+def _check_published(network, classes):
+    from kdlib import models
+
+    models.load_checkpoint(models.build_model(network, classes), published_checkpoint(network))
