@@ -70,7 +70,7 @@ def new(file, base, name, given, *, teacher=None, student=None, minutes=20.0, ov
     _fit_groups(content, blank, log)
     plans = _plans(content, blank, teacher, student)
     for plan in plans:
-        _kinds(plan, settings)
+        checks.checked(_study(plan).grid())
     dataset = data.load(name, **data.parse_options(name, text))
     plan, seconds, enough = _within(plans, dataset, settings, minutes, log)
     _finish(plan, dataset, math.ceil(seconds / 60))
@@ -142,13 +142,18 @@ def _plans(content, dataset, teacher, student):
     training, size, count = content["training"], dataset.train.images.shape[-1], len(dataset.train)
     for name in ("device", "precision"):
         training.pop(name, None)
+    training["epochs"] = 1
     training["batch_size"] = min(training["batch_size"], max(16, 2 ** int(math.log2(count / 12 + 1))))
     pairs = {
         pair: rate
         for pair, (least, most, fewest, rate) in PAIRS.items()
         if least <= size <= most and count >= fewest and not paths.smoke()
     } or {TINY: 0.1}
-    if "weights" in training:  # whose recipe is that of its networks
+    own = {training.get("weights"), content.get("teacher", {}).get("weights")} - {
+        None,
+        "none",
+    }  # a recipe of these networks
+    if own:
         pairs = {tuple(content["pairs"][0].split("->")): training["lr"]}
     if teacher or student:
         pairs = {(teacher or pair[0], student or pair[1]): rate for pair, rate in pairs.items()}
@@ -158,17 +163,17 @@ def _plans(content, dataset, teacher, student):
         for (of_teacher, of_student), rate in pairs.items():
             plan = copy.deepcopy(content | change) | {"pairs": [f"{of_teacher}->{of_student}"]}
             plan["training"]["lr"] = rate
-            plan["teacher"] = plan.get("teacher", {}) | ({} if "weights" in training else {"lr": rate})
+            plan["teacher"] = plan.get("teacher", {}) | ({} if own else {"lr": rate})
             plans.append(plan)
     return plans
 
 
 def _kinds(plan, settings):
-    """The teacher, the student alone and a distilled student of a plan, as runs, checked."""
+    """The teacher, the student alone and a distilled student of a plan, as runs."""
     teacher, student = plan["pairs"][0].split("->")
     common = settings | {"teacher": teacher, "batch_size": plan["training"]["batch_size"]}
     kinds = (teacher, "scratch"), (student, "scratch"), (student, "ckd")
-    return checks.checked(common | {"student": network, "method": method} for network, method in kinds)
+    return [as_run(common | {"student": network, "method": method}) for network, method in kinds]
 
 
 def _within(plans, dataset, settings, minutes, log):
@@ -178,7 +183,6 @@ def _within(plans, dataset, settings, minutes, log):
     timed = {}
     for plan in plans:
         pair = plan["pairs"][0]
-        plan["training"]["epochs"] = 1
         if paths.smoke():
             return plan, 60, 1
         if pair not in timed:
@@ -236,8 +240,8 @@ def _text(plan, name, base):
         f"# Command: make all PROFILE={name}",
         "",
     ]
-    order = dict.fromkeys(("about", *plan))
-    tables = {"": {key: plan[key] for key in order if not isinstance(plan.get(key, ""), dict)}}
+    plan = {"about": "", **plan}  # first
+    tables = {"": {key: value for key, value in plan.items() if not isinstance(value, dict)}}
     tables |= {f"[{key}]": value for key, value in plan.items() if isinstance(value, dict) and value}
     for title, table in tables.items():
         if title:
