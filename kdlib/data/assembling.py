@@ -10,6 +10,13 @@ from kdlib.data import pictures, rows
 from kdlib.data.folders import PARTS
 from kdlib.data.splits import Dataset, Split, cut_together, mean_std
 
+# of a column in any case
+SPLITS = dict(zip(PARTS, PARTS, strict=True)) | {
+    "training": "train",
+    "validation": "val",
+    "valid": "val",
+    "testing": "test",
+}
 ROLES = ("group", "share", "split", "person")  # of columns, beside the label
 
 
@@ -68,10 +75,10 @@ def _attribute(columns, options, called, source):
     """(names of the groups, int64 group of each image, float32 share of each or None)."""
     share, title, shares = columns.get("share"), options["share"], None
     group = columns.get("group", [""] * len(called))
-    if share is None and any(re.fullmatch(r"-?\d*\.\d+", text) for text in group) and not options["group_bands"]:
+    if share is None and any(re.fullmatch(r"-?\d*[.,]\d+", text) for text in group) and not options["group_bands"]:
         share, title, group = group, options["group"], None  # a share, by its values
     if share is not None:
-        numbers = pd.to_numeric(pd.Series(["" if text in rows.UNKNOWN else text for text in share]), errors="coerce")
+        numbers = rows.numbers("" if text in rows.UNKNOWN else text for text in share)
         for row, text in enumerate(share):
             if text not in rows.UNKNOWN and not 0 <= numbers[row] <= 1:
                 raise ValueError(f"{source}: {title} of {called[row]} is {text!r}; a share should be 0 to 1, or empty")
@@ -127,6 +134,7 @@ def _parts(columns, labels, group, persons, options, called, source):
     if "split" in columns:
         meanings = rows.parse_values(options["split_values"], "split_values")
         split = np.array([meanings.get(text, meanings.get("*", text)) for text in columns["split"]])
+        split = np.array([SPLITS.get(text.lower(), text) for text in split])
         wrong = np.flatnonzero(~np.isin(split, PARTS))
         if len(wrong):
             raise ValueError(

@@ -59,7 +59,7 @@ def stamp(*places) -> str:
     return digest.hexdigest()
 
 
-def images(place, leave_out, *, by_class, beside=()):
+def images(place, leave_out, *, by_class, beside=(), meanings=None):
     """Find the images below a folder.
 
     Parameters
@@ -71,6 +71,8 @@ def images(place, leave_out, *, by_class, beside=()):
         Whether the class is an image's folder; otherwise any layout will do.
     beside : list of Path
         Files that may lie there, such as the table.
+    meanings : dict, optional
+        {name of a folder: train, val or test}; None where the folders' split does not count.
 
     Returns
     -------
@@ -89,10 +91,9 @@ def images(place, leave_out, *, by_class, beside=()):
         If there are no images, a class has none, or the folders are neither splits nor classes.
     """
     folders = _folders(place)
-    if by_class:
-        split = _are_splits(place, folders)
-    else:
-        split = {"train", "test"} <= set(folders) <= set(PARTS)
+    parts_of = {(meanings or {}).get(name, name) for name in folders}
+    complete = parts_of <= set(PARTS) and ({"train", "test"} <= parts_of or (meanings is None and bool(parts_of)))
+    split = complete or (by_class and _half_split(place, folders))
     depth = by_class + split
     known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
     found, parts, left_out, unusable = {}, [], [], []
@@ -103,7 +104,7 @@ def images(place, leave_out, *, by_class, beside=()):
             continue
         if len(name.parts) <= depth:
             left_out.append(f"{name}: is in no {'class folder' if by_class else 'split'}")
-        elif path.suffix.lower() not in known:
+        elif path.suffix.lower() not in known and not _starts_as_image(path):
             left_out.append(f"{name}: has no picture's extension")
             if not (path.name.startswith(".") or path.name == "Thumbs.db" or path.suffix.lower() in NOT_IMAGES):
                 unusable.append(left_out[-1])
@@ -113,7 +114,7 @@ def images(place, leave_out, *, by_class, beside=()):
     pictures.refuse(f"folder, {place}", unusable, len(found) + len(unusable), leave_out)
     if not found:
         form = (
-            "it should hold a folder for each class, with images in it"
+            "it should hold a folder for each class, with images in it, or beside a table with a column of labels images alone"
             if by_class
             else "it should hold those of the table"
         )
@@ -131,8 +132,19 @@ def _folders(place) -> list:
     return sorted(each.name for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
-def _are_splits(place, folders) -> bool:
-    """Whether the folders are the splits, not the classes; ValueError if some are and the others do not fit."""
+def _starts_as_image(path) -> bool:
+    """Whether a file without a known extension starts as an image does."""
+    if path.name.startswith(".") or path.suffix.lower() in NOT_IMAGES:
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(12).startswith((b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF"))
+    except OSError:  # such as a link to itself
+        return False
+
+
+def _half_split(place, folders) -> bool:
+    """False if none of the folders is a split; ValueError if some are and the others do not fit."""
     if not {name.lower() for name in folders} & set(PARTS):
         return False
     odd = [name for name in folders if name not in PARTS]
@@ -141,6 +153,7 @@ def _are_splits(place, folders) -> bool:
         wrong = f"{odd[0]}/ is none of the splits" if odd else f"{missing[0]}/ is missing"
         raise ValueError(
             f"{place} holds {', '.join(f'{name}/' for name in folders)}, and {wrong}: it should hold train/, test/ and, if "
-            "there is one, val/, with a folder for each class in each; or only classes, none of them with a split's name"
+            'there is one, val/, with a folder for each class in each (or say what they mean: split_values="val=test"); or '
+            "only classes, none of them with a split's name"
         )
     return True

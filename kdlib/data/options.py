@@ -60,7 +60,7 @@ def _typed(text, default):
     if isinstance(default, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(default, tuple):
-        return tuple(int(part) for part in text.split())
+        return tuple(int(part) if part.lstrip("-").isdecimal() else float(part) for part in text.split())
     if default is None:
         return None if text.lower() == "none" else int(text) if text.isdecimal() else float(text)
     return type(default)(text)

@@ -1,6 +1,7 @@
 """Tables with a row per image: reading them, choosing rows, and turning columns into numbers."""
 
 import csv
+import gzip
 import io
 import itertools
 import re
@@ -23,13 +24,13 @@ OPERATORS = {
 def read(files, header=None) -> pd.DataFrame:
     """Read one or several tables into one, with a column `table` (the file's name without extension) if there are several.
 
-    Delimiter (comma, tab, semicolon or blanks), byte order mark, a first line with the number of rows, and a header without
-    a name for the first column (then called `file`) are recognised.
+    Delimiter (comma, tab, semicolon, bar or blanks), line ends, byte order mark, a first line with the number of rows, and a
+    header without a name for the first column (then called `file`) are recognised.
 
     Parameters
     ----------
     files : list of Path
-        CSV or other text in UTF-8, UTF-16 with its mark, or parquet.
+        CSV or other text in UTF-8, UTF-16 with its mark, also compressed by gzip, or parquet.
     header : tuple of str, optional
         Names of the columns of text without a header.
 
@@ -46,7 +47,7 @@ def read(files, header=None) -> pd.DataFrame:
     frames = []
     for file in files:
         try:
-            frame = pd.read_parquet(file) if file.suffix == ".parquet" else _read_text(file.read_bytes(), header)
+            frame = _read_parquet(file) if file.suffix == ".parquet" else _read_text(file.read_bytes(), header)
         except Exception as error:  # of pandas, pyarrow, csv and the decoder of text
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{file} is not a table, text in UTF-8 or parquet ({reason})") from error
@@ -60,16 +61,25 @@ def read(files, header=None) -> pd.DataFrame:
     return pd.concat(frames) if len(frames) > 1 else frames[0]
 
 
+def _read_parquet(file):
+    frame = pd.read_parquet(file)
+    return frame.reset_index() if frame.index.name else frame
+
+
 def _read_text(content, header):
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
     utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    text = content.decode("utf-16" if utf16 else "utf-8-sig").lstrip("\r\n")
+    text = content.decode("utf-16" if utf16 else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
+    if text[:1] in ("{", "["):
+        raise ValueError("it is JSON")
     lines = [line for line in text.split("\n", 4)[:4] if line.strip()]
     skipped = 0
     if len(lines) > 1 and lines[0].strip().isdecimal() and not lines[1].strip().isdecimal():
         skipped, lines = 1, lines[1:]  # the number of rows
-    separator = next((each for each in "\t,;" if each in lines[0]), None)
-    if separator is None and " " not in lines[0].strip():
-        separator = ","
+    separator = max("\t,;|", key=lambda each: len(_fields(lines[0], each)))
+    if len(_fields(lines[0], separator)) == 1:
+        separator = None if " " in lines[0].strip() else ","
     first, *rest = (_fields(line, separator) for line in lines)
     if header is None:
         header, skipped = first, skipped + 1
@@ -87,7 +97,7 @@ def _read_text(content, header):
 
 
 def _fields(line, separator):
-    return next(csv.reader([line.strip("\r")], delimiter=separator)) if separator else line.split()
+    return next(csv.reader([line], delimiter=separator)) if separator else line.split()
 
 
 def texts(values) -> list:
@@ -96,8 +106,15 @@ def texts(values) -> list:
     return [re.sub(r"^(-?\d+)\.0+$", r"\1", text) for text in plain]
 
 
+def numbers(values) -> pd.Series:
+    """Texts as numbers, NaN where they are none; the decimal sign is a point or a comma."""
+    return pd.to_numeric(pd.Series([re.sub(r"^(-?\d*),(\d+)$", r"\1.\2", text) for text in values]), errors="coerce")
+
+
 def column(frame, name, role, table) -> list | None:
     """The column `name` as text, several as "gender+race" crossed; None if it has its default name and is absent.
+
+    Of several columns of 0 and 1 of which each row has 1 in exactly one, the text is the name of that one.
 
     Raises ValueError, with the columns that exist, for another name."""
     if name in frame:
@@ -105,6 +122,9 @@ def column(frame, name, role, table) -> list | None:
     parts = [part.strip() for part in name.split("+")]
     if len(parts) > 1 and all(part in frame for part in parts):
         columns = [texts(frame[part]) for part in parts]
+        ones = [[{"0": 0, "1": 1}.get(text, -1) for text in values] for values in columns]
+        if all(sorted(row) == [0] * (len(parts) - 1) + [1] for row in zip(*ones, strict=True)):
+            return [parts[row.index(1)] for row in zip(*ones, strict=True)]
         unknown = [{*UNKNOWN, *_minus_one(set(values))} for values in columns]
         crossed = []
         for values in zip(*columns, strict=True):
@@ -134,12 +154,13 @@ def image_names(frame, file, table) -> list:
 def match(wanted, names) -> list:
     """For each text in `wanted` the list of `names` (relative paths) that it can mean.
 
-    A text is the path, its end, a path that ends with it (as an absolute one), or one of these without extension."""
+    A text is the path, its end, a path that ends with it (as an absolute one), or one of these without extension. Where none
+    is, another extension, upper or lower case, and leading zeros of a number make no difference."""
     exact = {unicodedata.normalize("NFC", name): name for name in names}
-    by_end, by_stem = defaultdict(list), defaultdict(list)
+    known = {form: defaultdict(list) for form in (_end, _stem, _loose)}
     for name in exact:
-        by_end[name.rsplit("/", 1)[-1]].append(name)
-        by_stem[name.rsplit("/", 1)[-1].rsplit(".", 1)[0]].append(name)
+        for form, by_form in known.items():
+            by_form[form(name).rsplit("/", 1)[-1]].append(name)
 
     def candidates(text):
         name = unicodedata.normalize("NFC", text)
@@ -147,13 +168,32 @@ def match(wanted, names) -> list:
             name = name.replace("\\", "/").removeprefix("./")
         if name in exact:
             return [name]
-        end = name.rsplit("/", 1)[-1]
-        if end in by_end:
-            return [each for each in by_end[end] if f"/{each}".endswith(f"/{name}") or f"/{name}".endswith(f"/{each}")]
-        stems = {each: each.rsplit(".", 1)[0] for each in by_stem.get(end, ())}
-        return [each for each, s in stems.items() if f"/{s}".endswith(f"/{name}") or f"/{name}".endswith(f"/{s}")]
+        for form, by_form in known.items():
+            text = _loose(name) if form is _loose else name
+            fitting = [
+                each
+                for each in by_form.get(text.rsplit("/", 1)[-1], ())
+                if f"/{form(each)}".endswith(f"/{text}") or f"/{text}".endswith(f"/{form(each)}")
+            ]
+            if fitting or (form is _end and text.rsplit("/", 1)[-1] in by_form):
+                return fitting
+        return []
 
     return [[exact[name] for name in candidates(text)] for text in wanted]
+
+
+def _end(name):
+    return name
+
+
+def _stem(name):
+    return name[: name.rindex(".")] if "." in name.rsplit("/", 1)[-1] else name
+
+
+def _loose(name):
+    folder, slash, end = name.rpartition("/")
+    end = re.sub(r"\.(jpe?g|png|bmp|gif|tiff?|webp|ppm)$", "", end.lower())
+    return folder + slash + (end.lstrip("0") or "0" if end.isdecimal() else end)
 
 
 def parse_values(text, option) -> dict:
@@ -177,9 +217,9 @@ def where(frame, condition, table) -> np.ndarray:
         if name not in frame:
             raise unknown_name(name, frame.columns, f"column of {table} in where:")
         values = texts(frame[name])
-        numbers, number = pd.to_numeric(pd.Series(values), errors="coerce"), pd.to_numeric(value, errors="coerce")
+        number = numbers([value])[0]
         if not pd.isna(number):
-            kept &= OPERATORS[operator](numbers, number).to_numpy()
+            kept &= OPERATORS[operator](numbers(values), number).to_numpy()
         elif operator in ("==", "!="):
             same = [text.lower() == value.lower() or (value in UNKNOWN and text in UNKNOWN) for text in values]
             kept &= np.array(same) == (operator == "==")
@@ -229,13 +269,13 @@ def _minus_one(values) -> set:
 def _banded(values, bands, option):
     if list(bands) != sorted(set(bands)):
         raise ValueError(f"{option} are the first values of the bands, rising, such as 20 40 60; got {bands}")
-    numbers = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(float)
-    if np.isnan(numbers).all():
+    values_read = numbers(values).to_numpy(float)
+    if np.isnan(values_read).all():
         raise ValueError(f"{option} cut numbers, and there are values such as {values[0]!r}")
-    whole = (numbers[~np.isnan(numbers)] % 1 == 0).all()
+    whole = all(number % 1 == 0 for number in (*bands, *values_read[~np.isnan(values_read)]))
     inner = [f"{low}–{high - 1 if whole else high}" for low, high in itertools.pairwise(bands)]
     names = (f"under {bands[0]}", *inner, f"{bands[-1]}+")
-    banded = [names[band] for band in np.digitize(np.nan_to_num(numbers), bands)]
-    banded = ["" if np.isnan(number) else text for text, number in zip(banded, numbers, strict=True)]
+    banded = [names[band] for band in np.digitize(np.nan_to_num(values_read), bands)]
+    banded = ["" if np.isnan(number) else text for text, number in zip(banded, values_read, strict=True)]
     present = [name for name in names if name in set(banded)]
     return encode(banded, {name: name for name in present}, (), option)

@@ -13,6 +13,7 @@ from kdlib.data.splits import Dataset
 from kdlib.names import unknown_name
 
 SETS = {"table": "prepare", "folder": "prepare"}  # folder is its earlier name
+MANY = 10  # classes that are numbers: with fewer images than classes need, they are measurements
 LATER = ("label", "split_values", "label_values", "group_values", "label_bands", "group_bands", "where")
 
 
@@ -129,7 +130,15 @@ def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
         label = rows.column(frame, options["label"], "label", source)
         read = {role: rows.column(frame, options[role], role, source) for role in ROLES if options[role] != "none"}
     beside = () if label is None else sorted(source.parent.glob(source.name))
-    found, folder, split, left_out = folders.images(place, leave_out, by_class=label is None, beside=beside)
+    if frame is not None and label is None and not any(each.is_dir() for each in place.iterdir()):
+        raise ValueError(
+            f"{source} has no column 'label', and {place} no class folders: say which column is the class with label; it has "
+            f"{', '.join(frame.columns)}"
+        )
+    meanings = None if options["split"] == "none" else rows.parse_values(options["split_values"], "split_values")
+    found, folder, split, left_out = folders.images(
+        place, leave_out, by_class=label is None, beside=beside, meanings=meanings
+    )
     classes = tuple(sorted(set(folder or ())))
     columns = {"split": split} if split else {}
     called, chosen = list(found), dict.fromkeys(found)
@@ -205,6 +214,8 @@ def _resolve(path, table):
     place = paths.data_folder() / Path(path).expanduser()
     if not place.exists():
         raise FileNotFoundError(f"there is no {place} (a path that is not absolute starts at the data folder)")
+    if not place.is_dir() and place.suffix != ".npz":
+        raise ValueError(f"{place} is a file: path is a folder of images (unpacked), or an .npz file of arrays")
     if not table:
         return place, []
     name = Path(table).expanduser()
@@ -254,6 +265,12 @@ def _labelled(label, chosen, options, source):
     values = [label[number] for number in chosen.values()]
     meanings = rows.parse_values(options["label_values"], "label_values")
     classes, numbers = rows.encode(values, meanings, options["label_bands"], "label_bands")
+    fewest = min((numbers == each).sum() for each in range(len(classes))) if classes else 0
+    if len(classes) > MANY and fewest < 3 and rows.numbers(classes).notna().all():
+        raise ValueError(
+            f"{source}: {options['label']} has {len(classes)} different numbers, some in fewer than three images; cut them "
+            f'into bands, such as label_bands="{classes[len(classes) // 3]} {classes[2 * len(classes) // 3]}"'
+        )
     unlabelled = [f"{image}: has no label" for image, number in zip(chosen, numbers, strict=True) if number < 0]
     pictures.refuse(f"folder, {source}", unlabelled, len(chosen), options["leave_out"])
     pictures.tell(f"folder, {source}", unlabelled)
