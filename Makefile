@@ -9,6 +9,10 @@ VENV      := .venv
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 REPORTS   := $(or $(KDLIB_REPORTS),reports)
+ifneq ($(strip $(PARAMS)),)# other data, another pair: pages and figures of their own, not in place of the profile's
+REPORTS   := $(patsubst %/other/other,%/other,$(REPORTS)/other)
+export KDLIB_REPORTS := $(REPORTS)
+endif
 OUT       := $(REPORTS)/$(patsubst %.toml,%,$(notdir $(PROFILE)))
 STUDY     := $(wildcard $(filter %.toml,$(PROFILE)) profiles/$(PROFILE).toml)
 NAMES     := $(basename $(notdir $(wildcard notebooks/*.ipynb)))

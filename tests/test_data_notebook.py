@@ -9,8 +9,8 @@ import pytest
 from IPython.display import Markdown
 from PIL import Image
 
-from kdlib import files, paths
-from kdlib.data import wider
+from kdlib import data, files, paths, profiles
+from kdlib.data import table, wider
 
 CELLS = nbformat.read(paths.ROOT / "notebooks" / "01_data.ipynb", as_version=4).cells
 
@@ -18,6 +18,7 @@ CELLS = nbformat.read(paths.ROOT / "notebooks" / "01_data.ipynb", as_version=4).
 @pytest.fixture
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KDLIB_SMOKE", "1")  # the example's study needs no timing
     return files.make_folder(tmp_path / "data")
 
 
@@ -89,4 +90,22 @@ def test_a_folder_without_groups_and_the_example(own_folder, capsys):
     again, _ = shown(source="folder", options="path=mine, size=8")
     assert again == text
     assert sorted(own_folder.iterdir()) == before, "made once"
-    assert list(paths.reports_folder().iterdir()) == [paths.reports_folder() / "folder"], "a source has its own figures"
+    assert list(paths.reports_folder().iterdir()) == [paths.reports_folder() / "data_folder"], (
+        "a source has its own figures"
+    )
+    assert profiles.profile(paths.reports_folder() / "data_folder" / "example_study.toml").settings["data"] == "table"
+    assert list(space["others"]) == []
+
+
+def test_other_options_leave_the_profiles_figures_alone(own_folder):
+    shown(profile="quick", options="skew=0.8")
+    assert [folder.name for folder in paths.reports_folder().iterdir()] == ["data_digits_s"]
+
+
+def test_several_attributes_are_counted(own_folder):
+    example = data.options.spell(table.example(), dict.fromkeys(table.example()))
+    _, space = shown(source="table", options=example)
+    assert list(space["others"]) == ["paper", "pen"]
+    counts = space["by_attribute"]("table", space["others"], **table.example())
+    assert counts.to_numpy().sum() == 2 * 120
+    assert list(counts.columns) == [("paper", "dark"), ("paper", "light"), ("pen", "thick"), ("pen", "thin")]

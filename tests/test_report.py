@@ -71,6 +71,16 @@ def test_every_parameter_that_make_passes_is_one_of_the_notebook():
         assert passed <= set(papermill.inspect_notebook(str(path)))
 
 
+@pytest.mark.parametrize(
+    ("parameters", "folder"), [("", "reports"), ("-p source table", "reports/other"), ("-p pair a->b", "reports/other")]
+)
+def test_make_with_parameters_writes_no_page_of_a_profile(parameters, folder):
+    for target in ("notebooks/01_data", "all"):
+        command = ["make", "--dry-run", target, f"PARAMS={parameters}", "KDLIB_REPORTS=", "PROFILE=my/own.toml"]
+        shown = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True).stdout
+        assert set(re.findall(r"--out (\S+)/own/\w+.ipynb", shown)) == {folder}, shown
+
+
 def test_make_knows_its_targets_and_alone_prints_them():
     shown = subprocess.run(["make"], cwd=paths.ROOT, capture_output=True, text=True, check=True).stdout
     for target in ("setup", "all", "test", "lab", "clean", "notebooks/NAME"):

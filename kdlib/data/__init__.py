@@ -3,6 +3,8 @@
 To add one, write a file `kdlib/data/<name>.py` with a function `prepare(*, option=default, …) -> Dataset` whose docstring
 says what the data are; nothing else changes. A file with several data sets names them in `SETS = {name: function}`.
 
+A function `attributes(**options)` names what its option `group` can be.
+
 If the file also has a function `stamp(**options)`, the data set is prepared again when its result (JSON-able) changes; None
 means that the original files are missing, and the cache is then trusted. `LATER`, a tuple of options, are those added after
 data sets had been prepared: at their default they do not appear in the cache."""
@@ -35,7 +37,7 @@ from kdlib.data.splits import (
     undecoded,
 )  # fmt: skip
 
-__all__ = ["SOURCES", "Dataset", "Split", "about", "bias_classes", "bias_labels", "check_skew", "class_by_group",
+__all__ = ["SOURCES", "Dataset", "Split", "about", "attributes", "bias_classes", "bias_labels", "check_skew", "class_by_group",
            "cut_together", "defaults", "load", "look", "option_text", "parse_options", "plant", "stratified_cut"]  # fmt: skip
 
 
@@ -145,6 +147,12 @@ def option_text(name, text) -> str:
 def about(name) -> str:
     """Return what the data set `name` is, in a few sentences: its function's docstring up to the options."""
     return re.split(r"\n\n(?:Parameters\n|Options: )", inspect.getdoc(_function(name)) or "")[0]
+
+
+def attributes(name, **options) -> tuple:
+    """Return the values that the option `group` of the data set `name` can have, where there are several attributes; or ()."""
+    of_module = getattr(sys.modules[_function(name).__module__], "attributes", None)
+    return tuple(of_module(**defaults(name) | options)) if of_module else ()
 
 
 def defaults(name) -> dict:

@@ -55,6 +55,11 @@ def prepare(*, path="celeba", label="Blond_Hair", group="Male", size=64, flip=Tr
     return table.from_rows(place, frame, options, attributes[0], "celeba")
 
 
+def attributes(**_):
+    """The attributes that are no matter of the photograph; any of the 40 can be given."""
+    return ("Male", "Young")
+
+
 def stamp(*, path, **_) -> str | None:
     """What changes when the images or the lists do; None if they are missing."""
     return table.official_stamp(path, ATTRIBUTES, PARTITION)

@@ -59,6 +59,11 @@ def prepare(
     return table.from_rows(place, frame, options, tables[0].with_name(TABLES), "fairface")
 
 
+def attributes(*, label, **_):
+    """What a face is known by, beside the class."""
+    return [name for name in ("age", "gender", "race") if name != label]
+
+
 def stamp(*, path, **_) -> str | None:
     """What changes when the images or the tables do; None if they are missing."""
     return table.official_stamp(path, TABLES)

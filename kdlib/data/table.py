@@ -13,6 +13,7 @@ from kdlib.data.splits import Dataset
 from kdlib.names import unknown_name
 
 SETS = {"table": "prepare", "folder": "prepare"}  # folder is its earlier name
+MOST = 12  # values of a column that could be a group
 MANY = 10  # classes that are numbers: with fewer images than classes need, they are measurements
 LATER = ("label", "split_values", "label_values", "group_values", "label_bands", "group_bands", "where")
 
@@ -164,10 +165,11 @@ def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
 def example() -> dict:
     """Make a tiny data set of this form in the data folder, unless it is there, and return its options.
 
-    It has 120 handwritten digits, 3 and 8, on light or dark paper, of 40 invented writers."""
+    It has 120 handwritten digits, 3 and 8, on light or dark paper, with thin or thick pens, of 40 invented writers."""
     place = paths.data_folder() / "example"
     options = {"path": "example", "table": "example.csv", "group": "paper", "person": "writer"}
-    if (paths.data_folder() / options["table"]).exists():
+    listed = paths.data_folder() / options["table"]
+    if listed.exists() and "pen" in listed.read_text(encoding="utf-8").partition("\n")[0]:
         return options
     from sklearn.datasets import load_digits
 
@@ -176,12 +178,26 @@ def example() -> dict:
         for number, scan in enumerate(digits.images[digits.target == digit][:60]):
             dark, name = bool(generator.integers(2)), f"{digit}/{number}.png"
             files.make_folder(place / str(digit))
+            thick = number % 3 == 0
+            scan = 16 * (scan / 16) ** 0.5 if thick else scan
             grey = (scan if dark else 16 - scan) * 255 / 16
             Image.fromarray(grey.round().astype(np.uint8)).resize((64, 64)).save(place / name)
-            written.append({"file": name, "paper": ("light", "dark")[dark], "writer": f"writer {number % 40}"})
-    with files.replacing(paths.data_folder() / options["table"]) as temporary:
+            row = {"file": name, "paper": ("light", "dark")[dark], "pen": ("thin", "thick")[thick]}
+            written.append(row | {"writer": f"writer {number % 40}"})
+    with files.replacing(listed) as temporary:
         pd.DataFrame(written).to_csv(temporary, index=False)
     return options
+
+
+def attributes(*, path, table, **options):
+    """The columns that could be a group: those of 2 to 12 different values."""
+    place, tables = _resolve(path, table)
+    if place.suffix == ".npz" or not tables:
+        return ()
+    frame = rows.read(tables)
+    known = {name: set(rows.texts(frame[name])) - set(rows.UNKNOWN) for name in frame}
+    other = {options[role] for role in ("file", "label", "split", "person", "share")}
+    return [name for name, values in known.items() if 2 <= len(values) <= MOST and name not in other]
 
 
 def stamp(*, path, table, **_) -> str:

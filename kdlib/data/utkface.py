@@ -105,6 +105,11 @@ def prepare(
     return Dataset("utkface", names[label], names[group], **splits, mean=mean, std=std, left_out=wrong + broken)
 
 
+def attributes(*, label, **_):
+    """What a face is known by, beside the class."""
+    return [name for name in VARIABLES if name != label]
+
+
 def parse(name):
     """Return (age in years, gender, race) from an official file name, None from others; gender is 0 female, 1 male."""
     if not NAME.fullmatch(name):

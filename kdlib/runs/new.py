@@ -25,7 +25,7 @@ PAIRS = {
 STEPS = (300, 1500)  # of a network's training: the least that are worth a study, and as many as it needs
 EPOCHS = (5, 15)  # the same in epochs, where those are more
 TINY = ("convnet_8", "convnet_4")  # in the smoke size
-RESERVED = ("published", "bench", "failed")  # folders of reports/ that are no study's
+RESERVED = ("published", "bench", "other")  # folders of reports/ that are no study's
 
 
 def new(file, base, name, given, *, teacher=None, student=None, minutes=20.0, overwrite=False, log=print) -> Path:
@@ -86,8 +86,8 @@ def _tell(file, plan, dataset, seconds, enough, log):
 
     splits = ", ".join(f"{len(split)} {part}" for part, split in dataset.splits.items())
     log(
-        f"{file}: {len(_runs(plan))} runs of {plan['pairs'][0]}; {len(dataset.classes)} classes, {len(dataset.groups)} groups; "
-        f"images of {dataset.train.images.shape[-1]} pixels: {splits}"
+        f"{os.path.relpath(file)}: {len(_runs(plan))} runs of {plan['pairs'][0]}; {len(dataset.classes)} classes, "
+        f"{len(dataset.groups)} groups; images of {dataset.train.images.shape[-1]} pixels: {splits}"
     )
     cells = data.class_by_group(dataset.test, dataset, merged=True)
     in_words = resolution.in_words(cells, paired=pairs_of(dataset.test) is not None)

@@ -112,12 +112,14 @@ def metrics_of(dataset, classes, teacher_classes=None, splits=("val", "test")) -
 def pairs_of(split):
     """Return the `source` of a split that shows most of its originals in several groups, as the planted sets do; else None.
 
-    A few twins among photographs are no reason to speak of pairs."""
+    A few twins among photographs are no reason to speak of pairs, nor are persons who were photographed several times."""
     if split.source is None or not bias.is_paired(split.source, split.group):
         return None
     known = split.group >= 0
     originals = pd.DataFrame({"source": split.source[known], "group": split.group[known]})
     groups = originals.groupby("source")["group"].nunique()
+    if originals.duplicated().any():  # different images of one person in one group
+        return None
     return split.source if (groups > 1).mean() > 0.5 else None
 
 
