@@ -150,4 +150,6 @@ def test_a_planted_test_split_is_paired_and_a_few_twins_are_no_pairs(digits):
     assert pairs_of(twins) is None
     mostly = Split(images, labels, group, source=np.array([7, 7, 1, 1, 3, 4]))
     assert pairs_of(mostly) is mostly.source
+    persons = Split(images, labels, group, source=np.array([7, 7, 7, 7, 3, 4]))
+    assert pairs_of(persons) is None, "different images of a person"
     assert pairs_of(Split(images, labels, group)) is None

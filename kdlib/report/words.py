@@ -216,8 +216,8 @@ def limits(table, dataset) -> str:
         )
         if pairs:
             lines.append(
-                f"{pairs} of {len(dataset.test)} test images are copies of others. Floors and intervals treat images as "
-                "independent; where both groups show the same images, they are wider than necessary."
+                f"{pairs} of {len(dataset.test)} test images are copies of others, or show a person that others show. Floors "
+                "and intervals treat images as independent."
             )
     lines.append(
         f"{int((cells['val'] < 10).sum())} of {cells['val'].size} validation cells hold fewer than ten images, so validation "

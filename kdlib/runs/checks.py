@@ -3,6 +3,8 @@
 import functools
 import sys
 
+import numpy as np
+
 from kdlib import data, paths
 from kdlib.bias import resolution
 from kdlib.runs.settings import Run, as_run, defaults, load_data, published_checkpoint
@@ -48,10 +50,11 @@ def check_groups(dataset):
     if len(dataset.groups) < 2:
         return
     cells = {part: data.class_by_group(split, dataset, merged=True) for part, split in dataset.splits.items()}
-    classes = (sum(cells.values()) > 0).sum(0)
+    whole = np.sum(list(cells.values()), axis=0)
+    classes = (whole > 0).sum(0)
     if (classes > 1).sum() < 2:
         group = int(classes.argmin())
-        only = data.bias_classes(dataset)[int(sum(cells.values())[:, group].argmax())]
+        only = data.bias_classes(dataset)[int(whole[:, group].argmax())]
         raise ValueError(
             f"{dataset.name}: group {dataset.groups[group]!r} is in one class only, {only!r}, so bias by group cannot be told "
             "from what is to be learned; add images, or train without groups (in your own data: group=none)"
@@ -72,14 +75,30 @@ def check_groups(dataset):
 
 def check_run(run, dataset):
     """Raise ValueError if networks or debiasers of a run, or of its teacher, do not fit the data set."""
-    from kdlib import debias
-
     teacher = run.teacher_run()
     for each in (run,) if teacher is None else (teacher, run):
-        debias.check_groups(each.debias, dataset.train.group, data.class_by_group(dataset.train, dataset))
+        check_debiaser(each.debias, dataset)
         check_images(each.student, dataset.train.images.shape[-1])
         if each.weights == "published":
             _check_published(each.student, len(dataset.classes))
+
+
+def check_debiaser(name, dataset):
+    """Raise ValueError unless the debiaser can work with the groups of the training split."""
+    import torch
+
+    from kdlib import debias
+
+    train = dataset.train
+    if debias.needs_teacher(name):
+        return debias.check_groups(name, train.group, data.class_by_group(train, dataset))
+    share = None if train.group_share is None else torch.from_numpy(train.group_share)
+    with torch.random.fork_rng(devices=[]):
+        debias.build_debiaser(
+            name, lam=float(debias.has_strength(name)), labels=torch.from_numpy(train.labels),
+            group=torch.from_numpy(train.group), share=share, num_classes=len(dataset.classes),
+            num_groups=len(dataset.groups), embedding_dim=2, epochs=2,
+        )  # fmt: skip
 
 
 @functools.cache

@@ -123,16 +123,17 @@ def _from_here(option, text):
 
 
 def _fit_groups(content, dataset, log):
-    """Leave out the debiasers that these groups do not allow."""
-    from kdlib import debias
-
-    cells, teacher = data.class_by_group(dataset.train, dataset), content.get("teacher", {})
-    try:
-        debias.check_groups("resample", dataset.train.group, cells)
-    except ValueError:
-        log("No debiasers: no class has training images of two groups.")
-        content |= {"debias": {}, "controls": []}
-        teacher.pop("debias", None)
+    """Leave out the debiasers that these groups do not allow, and say why."""
+    strengths, teacher = content.setdefault("debias", {}), content.setdefault("teacher", {})
+    for name in dict.fromkeys((*strengths, teacher.get("debias", "none"))):
+        try:
+            checks.check_debiaser(name, dataset)
+        except ValueError as error:
+            log(f"left out: {error}")
+            strengths.pop(name, None)
+            content.pop("controls", None)
+            if teacher.get("debias") == name:
+                del teacher["debias"]
 
 
 def _plans(content, dataset, teacher, student):
@@ -149,7 +150,7 @@ def _plans(content, dataset, teacher, student):
         for pair, (least, most, fewest, rate) in PAIRS.items()
         if least <= size <= most and count >= fewest and not paths.smoke()
     } or {TINY: 0.1}
-    own = {training.get("weights"), content.get("teacher", {}).get("weights")} - {
+    own = {training.get("weights"), content["teacher"].get("weights")} - {
         None,
         "none",
     }  # a recipe of these networks
@@ -157,13 +158,13 @@ def _plans(content, dataset, teacher, student):
         pairs = {tuple(content["pairs"][0].split("->")): training["lr"]}
     if teacher or student:
         pairs = {(teacher or pair[0], student or pair[1]): rate for pair, rate in pairs.items()}
-    one = {name: strengths[len(strengths) // 2 :][:1] for name, strengths in content.get("debias", {}).items()}
+    one = {name: strengths[len(strengths) // 2 :][:1] for name, strengths in content["debias"].items()}
     plans = []
     for change in ({}, {"debias": one}, {"debias": one, "seeds": content["seeds"][:2]}):
         for (of_teacher, of_student), rate in pairs.items():
             plan = copy.deepcopy(content | change) | {"pairs": [f"{of_teacher}->{of_student}"]}
             plan["training"]["lr"] = rate
-            plan["teacher"] = plan.get("teacher", {}) | ({} if own else {"lr": rate})
+            plan["teacher"] = plan["teacher"] | ({} if own else {"lr": rate})
             plans.append(plan)
     return plans
 

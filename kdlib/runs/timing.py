@@ -40,14 +40,14 @@ def time_steps(runs, dataset) -> Times:
     look = {"mean": dataset.mean, "std": dataset.std, "device": device}
     images = Images(dataset.train.images[rows], padding=dataset.padding, flip=dataset.flip, **look)
     labels, group = (torch.from_numpy(part[rows]).to(device) for part in (dataset.train.labels, dataset.train.group))
-    threads, seconds, teacher = torch.get_num_threads(), [], None
+    threads, seconds, network = torch.get_num_threads(), [], None
     torch.set_num_threads(1)  # as in a sweep, which fills the cores with runs
     try:
         for run in runs:
             model = models.fast_layout(models.build_model(run.student, len(dataset.classes)).to(device))
-            teacher, bank = teacher or model, None
+            network, bank = network or model, None  # the teacher is first
             if run.method != "scratch":
-                bank = teachers.TeacherBank(teacher, images, number_of_views(images.padding, images.flip))
+                bank = teachers.TeacherBank(network, images, number_of_views(images.padding, images.flip))
             ends = []
             train(
                 model, images, labels, group, methods.build_method(run.method), epochs=2, batch_size=run.batch_size, lr=0.01,
@@ -66,7 +66,8 @@ def time_steps(runs, dataset) -> Times:
     }
     classes |= {f"{part}_predicted": split.labels[::-1] for part, split in splits.items()}
     metrics_of(dataset, classes, classes)
-    return Times(*seconds, clock() - began)
+    teacher, alone, distilled, evaluation = seconds
+    return Times(teacher, alone, distilled, evaluation, figures=clock() - began)
 
 
 def cost(runs, teacher, dataset, times) -> tuple[float, float]:
