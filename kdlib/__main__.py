@@ -169,8 +169,9 @@ def _sweep(chosen):
 
 
 def _refuse_flag(flag, chosen):
-    from kdlib import names
+    from kdlib import data, names
 
+    data.defaults(chosen.data)  # if the data set is unknown, that is the reason
     known = [f"--{name.removeprefix('data_').replace('_', '-')}" for name in vars(chosen) if name.startswith("data_")]
     raise names.unknown_name(flag, known, f"option of data set {chosen.data}:")
 

@@ -180,7 +180,7 @@ def _kinds(plan, settings):
 def _within(plans, dataset, settings, minutes, log):
     """(the first plan that the time allows, its seconds, the least epochs worth a study); epochs go into the plan."""
     steps = math.ceil(len(dataset.train) / plans[0]["training"]["batch_size"])
-    least, most = (max(epochs, math.ceil(number / steps)) for epochs, number in zip(EPOCHS, STEPS, strict=True))
+    least, most = (min(100, max(epochs, math.ceil(each / steps))) for epochs, each in zip(EPOCHS, STEPS, strict=True))
     timed = {}
     for plan in plans:
         pair = plan["pairs"][0]
