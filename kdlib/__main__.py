@@ -71,18 +71,18 @@ def main(arguments=None) -> int:
 
 def _add_new(commands, arguments):
     """The command `new`, with a flag for each option of the data set that the arguments name."""
-    from kdlib import data
-
     new = commands.add_parser("new", help="write the profile of a study of your own pictures, after a look at them")
     new.add_argument("file", help="where it goes, as mine.toml")
     new.add_argument("--from", dest="base", default="quick", help="a study whose methods, seeds and debiasers it takes")
-    new.add_argument("--data", default="table", help=f"a data set: {', '.join(data.SOURCES)}")
+    new.add_argument("--data", default="table", help="table (your own pictures), fairface, celeba, …")
     new.add_argument("--teacher", help="a network (default: one that fits the pictures)")
     new.add_argument("--student", help="a network (default: one that fits the pictures)")
     new.add_argument("--minutes", type=float, default=20, help="of all training, which decides the epochs (20)")
     new.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     if "new" not in arguments:  # reading the options of a data set takes half a second
         return
+    from kdlib import data
+
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--data", default="table")
     name = chosen.parse_known_args(arguments)[0].data
