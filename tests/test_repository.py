@@ -143,7 +143,9 @@ def commands():
     """Return {command: its flags}, as `python -m kdlib --help` tells."""
     parsers = []
     with (
-        mock.patch.object(argparse.ArgumentParser, "parse_args", lambda parser, *_: sys.exit(parsers.append(parser))),
+        mock.patch.object(
+            argparse.ArgumentParser, "parse_known_args", lambda parser, *_: sys.exit(parsers.append(parser))
+        ),
         pytest.raises(SystemExit),
     ):
         kdlib.__main__.main([])

@@ -21,8 +21,8 @@ def test_only_the_first_of_sixteen_runs_pays_for_the_teacher(tiny, monkeypatch):
     assert len(todo) == 16
     forwards, original = [], training._train
 
-    def train(run, log, checkpoint_seconds):
-        record = original(run, log, checkpoint_seconds)
+    def train(run, *more):
+        record = original(run, *more)
         if run.method != "scratch":
             forwards.append(networks._bank(run.teacher_run(), paths.runs_folder()).forwards)
         return record
