@@ -1,6 +1,7 @@
 """kdlib as a wheel, installed outside the repository, where there is no torch."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -80,7 +81,7 @@ def test_audit_needs_neither_torch_nor_the_repository(installed):
         (["sweep", "--profile", "quick"], "profile 'quick' is part of the project's repository"),
         (["sweep", "--profile", "mine.toml"], "no profile mine.toml"),
         (["notebook", "notebooks/01_data.ipynb", "--out", "x.ipynb"], "notebook '01_data' is part of the project's"),
-        (["report"], "no results under"),
+        (["report"], "no results under|needs the package torch"),
         (["publish", "--profile", "quick"], "is part of the project's repository"),
         (["verify"], "what is published is part of the project's repository"),
         (["fetch", "cifar_teachers"], "needs the package torch"),
@@ -91,5 +92,5 @@ def test_other_commands_say_what_they_lack(installed, arguments, words):
     _, python = installed
     done = python("kdlib", *arguments)
     assert done.returncode == 1
-    assert words in done.stderr
+    assert re.search(words, done.stderr)
     assert len(done.stderr.splitlines()) == 1
