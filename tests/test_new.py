@@ -216,7 +216,9 @@ def test_from_a_tree_to_its_page(name, words, place, monkeypatch):
         ]
         assert main(arguments) == 0
         page = out.with_suffix(".html").read_text()
-        assert all(word in page for word in words)
+        # the classes that page 09 names depend on what the smallest of trainings finds; its groups do not
+        expected = words if notebook == "01_data" else words[-2:]
+        assert [word for word in expected if word not in page] == [], notebook
     assert main(["report", "--profile", "mine.toml"]) == 0
     index = (paths.reports_folder() / "index.html").read_text()
     assert re.search(r'<section id="mine">.*href="mine/09_bias_analysis\.html"', index, re.DOTALL)

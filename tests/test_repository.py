@@ -141,14 +141,15 @@ def test_make_takes_names_and_files(profile):
 
 def commands():
     """Return {command: its flags}, as `python -m kdlib --help` tells."""
-    parsers = []
-    with (
-        mock.patch.object(
-            argparse.ArgumentParser, "parse_known_args", lambda parser, *_: sys.exit(parsers.append(parser))
-        ),
-        pytest.raises(SystemExit),
-    ):
-        kdlib.__main__.main([])
+    parsers, original = [], argparse.ArgumentParser.parse_known_args
+
+    def stop(parser, *arguments):
+        if parser.prog != "python -m kdlib":
+            return original(parser, *arguments)  # which data set's options `new` has
+        sys.exit(parsers.append(parser))
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", stop), pytest.raises(SystemExit):
+        kdlib.__main__.main(["new", "mine.toml"])
     choices = next(a for a in parsers[0]._actions if isinstance(a, argparse._SubParsersAction)).choices
     return {name: {flag for a in parser._actions for flag in a.option_strings} for name, parser in choices.items()}
 
