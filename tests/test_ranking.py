@@ -167,7 +167,10 @@ def test_distilled_students_beside_the_student_alone_debiased_alike():
 def test_a_choice_at_the_end_of_the_grid_is_named():
     kinds = [("none", 0.0, 0.8, 0.3), ("far", 1.0, 0.8, 0.2), ("far", 2.0, 0.8, 0.1), ("near", 1.0, 0.8, 0.1)]
     table = grid(
-        *[(*kind, 0.8, 0.2) for kind in kinds], ("near", 2.0, 0.8, 0.2, 0.8, 0.2), ("fixed", 0.0, 0.8, 0.1, 0.8, 0.1)
+        *[(*kind, 0.8, 0.2) for kind in kinds],
+        ("only", 1.0, 0.8, 0.1, 0.8, 0.2),
+        ("near", 2.0, 0.8, 0.2, 0.8, 0.2),
+        ("fixed", 0.0, 0.8, 0.1, 0.8, 0.1),
     )
     edge = selection.at_edge(table, selection.choose(table))
     assert edge["debias"].tolist() == ["far"]

@@ -210,8 +210,8 @@ def _ranked(grid, proof):
 
 def _edges(at_edge, chosen):
     """A sentence on the λ that lie at the end of what was tried; none where nothing was chosen."""
-    if not (chosen["criterion"] != "no λ").any():
-        return "No debiaser has more than one λ to choose from."
+    if not (chosen["candidates"] > 2).any():
+        return "No debiaser has more than one λ beside 0 to choose from."
     if at_edge.empty:
         return "Validation chose the largest λ tried for none."
     names_of = [

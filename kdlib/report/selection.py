@@ -142,10 +142,10 @@ def choose(table, tolerance=TOLERANCE) -> pd.DataFrame:
 
 
 def at_edge(table, chosen) -> pd.DataFrame:
-    """Return the rows of `choose` whose λ is the largest that was tried: there a larger one may do better."""
+    """Return the rows of `choose` whose λ is the largest of several that were tried: there a larger one may do better."""
     largest = students(table).groupby(["method", "debias"])["lam"].max()
     tried = [largest[choice.method, choice.debias] for choice in chosen.itertuples()]
-    return chosen[(chosen["lam"] == tried) & (chosen["criterion"] != "no λ")]
+    return chosen[(chosen["lam"] == tried) & (chosen["candidates"] > 2)]  # 0 is a candidate, too
 
 
 def at_choice(table, chosen) -> pd.DataFrame:
