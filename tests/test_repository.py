@@ -205,7 +205,7 @@ def test_readme_is_short():
 
 def test_types_are_shipped():
     assert (paths.ROOT / "kdlib" / "py.typed").exists()
-    assert PROJECT["tool"]["setuptools"]["package-data"]["kdlib"] == ["py.typed"]
+    assert PROJECT["tool"]["setuptools"]["package-data"]["kdlib"][0] == "py.typed"
 
 
 def test_help_is_quick_to_import():

@@ -71,8 +71,12 @@ def pooled() -> str:
 
 def table(name) -> pd.DataFrame:
     """Return the published table of a study; those published before there were parts are a grid."""
-    saved = pd.read_csv(publish.published_folder(name) / "results.csv")
-    return saved if "part" in saved else saved.copy().assign(part="grid")
+    return with_part(pd.read_csv(publish.published_folder(name) / "results.csv").copy())
+
+
+def with_part(table) -> pd.DataFrame:
+    """Return the table with the column `part`: one without it is a grid."""
+    return table if "part" in table else table.assign(part="grid")
 
 
 def distillation(study) -> str:
@@ -118,11 +122,7 @@ def _gains(study):
 def faces(study) -> str:
     """Return what debiasers remove of a bias that nobody planted: the range over all that collapse in no run."""
     rows = selection.students(study)
-    kinds = [
-        dict(zip(("debias", "lam"), kind, strict=True))
-        for kind, runs in rows[rows["debias"] != "none"].groupby(["debias", "lam"])
-        if not runs["test_degenerate"].any()
-    ]
+    kinds = uncollapsed(rows)
     plain = by_seed(rows, {}, "test_mad")
     falls = [interval(plain - by_seed(rows, kind, "test_mad")) for kind in kinds]
     smallest, largest = min(falls), max(falls)
@@ -130,6 +130,15 @@ def faces(study) -> str:
         f"**Gender in faces**: of a MAD of {interval(plain)[0]:.3f}, {len(kinds)} settings of debiasers remove from "
         f"{plus_minus(*smallest)} to {plus_minus(*largest)} ({len(plain)} seeds, mean of four methods)."
     )
+
+
+def uncollapsed(rows) -> list:
+    """Return the settings of debiasing, {debias, lam}, with which no student of `rows` collapsed."""
+    return [
+        dict(zip(("debias", "lam"), kind, strict=True))
+        for kind, runs in rows[rows["debias"] != "none"].groupby(["debias", "lam"])
+        if not runs["test_degenerate"].any()
+    ]
 
 
 def accuracy(study) -> str:

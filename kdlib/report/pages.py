@@ -2,7 +2,6 @@
 
 A profile is given by its name or by the path of its file; its report is under the name. Importing this loads no torch."""
 
-import html
 import os
 import re
 import time
@@ -134,101 +133,7 @@ def _write_page(notebook, path):
 
 
 def write_index(profile) -> Path:
-    """Write `reports/index.html` from all profiles that have results, `profile` first, and return its path.
+    """Write `reports/index.html`, as `index.write` does, and return its path."""
+    from kdlib.report import index
 
-    Raises ValueError where none has."""
-    reports, first = paths.reports_folder(), profile_name(profile)
-    names = sorted((file.parent.name for file in reports.glob("*/results.csv")), key=lambda name: (name != first, name))
-    if not names:
-        raise ValueError(f"no results under {reports}: run the notebooks first (make all)")
-    sections = [*(_section(reports, name) for name in names), _speed(reports)]
-    page = _PAGE.format(sections="\n".join(sections))
-    with replacing(reports / "index.html") as temporary:
-        temporary.write_text(page)
-    return reports / "index.html"
-
-
-def _section(reports, profile):
-    from nbconvert.filters import markdown2html
-
-    from kdlib.report import tables, words
-
-    table = read_results(profile)
-    figures = [
-        f'<figure><a href="{profile}/figures/{file.stem}.svg"><img src="{profile}/figures/{file.name}" '
-        f'alt="{file.stem.replace("_", " ")}"></a></figure>'
-        for file in sorted((reports / profile / "figures").glob("*.png"), key=_headline_first)
-        if file.stem in INDEX_FIGURES
-    ]
-    links = "".join(
-        f'<li><a href="{profile}/{file.name}">{html.escape(file.stem.replace("_", " "))}</a></li>'
-        for file in sorted((reports / profile).glob("*.html"))
-    )
-    about = (
-        f"{len(table)} runs, {table['seed'].nunique()} seeds, data {', '.join(table['data'].unique())}; trained on "
-        f"{', '.join(table['device'].unique())} in {table['seconds'].sum():.0f} s of training; "
-        f"code {', '.join(sorted(str(commit)[:12] for commit in table['commit'].unique()))}."
-    )
-    return _SECTION.format(
-        profile=html.escape(profile),
-        about=html.escape(about),
-        floor=html.escape(tables.floor_note(table)),
-        headline=figures[0] if figures else "",
-        words=markdown2html(words.in_words(table)),
-        figures="\n".join(figures[1:]),
-        table=tables.readable(table).to_html(index=False, border=0),
-        links=links,
-    )
-
-
-def _speed(reports):
-    """Return the benchmark's figures, where `make bench` has drawn them, with links to the numbers."""
-    figures = [
-        f'<figure><a href="bench/{file.stem}.svg"><img src="bench/{file.name}" alt="speed on {file.stem}"></a></figure>'
-        f'<p class="note">All figures: <a href="bench/{file.stem}.json">bench/{file.stem}.json</a></p>'
-        for file in sorted((reports / "bench").glob("*.png"))
-    ]
-    return "\n".join(['<section id="speed"><h2>Speed</h2>', *figures, "</section>"]) if figures else ""
-
-
-INDEX_FIGURES = (
-    "bias_against_accuracy", "debiasers", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
-    "strengths", "calibration", "leakage",
-)  # fmt: skip
-
-
-def _headline_first(file):
-    return INDEX_FIGURES.index(file.stem) if file.stem in INDEX_FIGURES else len(INDEX_FIGURES)
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Fair distillation: results</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }}
-h1, h2 {{ line-height: 1.2 }} figure {{ margin: 1rem 0 }} img {{ max-width: 100%; height: auto }}
-.scroll {{ overflow-x: auto }} table {{ border-collapse: collapse; font-size: .8rem; white-space: nowrap }}
-th, td {{ padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }} tr:hover td {{ background: #f4f4f4 }}
-.note {{ color: #555; font-size: .9rem }}
-</style></head><body>
-<h1>Fair distillation</h1>
-<p>How well knowledge distillation compresses a classifier, what it does to bias, and what removing the bias costs.</p>
-{sections}
-</body></html>
-"""
-
-_SECTION = """<section id="{profile}"><h2>Profile {profile}</h2>
-<p class="note">{about}</p>
-{headline}
-{words}
-<h3>Notebooks, as they ran</h3><ol>{links}</ol>
-<h3>Results</h3>
-<p class="note">Test split. Mean over n seeds, ± half-width of Student's 95 % interval. MAD: mean over classes of the absolute
-difference in recall between the groups. {floor} «p &lt; .01»: seeds whose MAD exceeds the floor at that level.
-Flip rate: share of pairs of the same image whose prediction changes with the group. Worst cell: the lowest accuracy of a class
-in a group. ms / image: median of single images, one thread. Figures link to SVG; the whole table is
-<a href="{profile}/results.csv">results.csv</a>.</p>
-<div class="scroll">{table}</div>
-{figures}
-</section>"""
+    return index.write(profile)

@@ -204,7 +204,8 @@ def changes(table) -> pd.DataFrame:
         interval of MAD's change lies below zero and no seed is degenerate. helps: it falls, to half or less, and at most a
         point of accuracy is lost.
     """
-    table, rows = labelled(table), []
+    rows, read = [], ["seed", "test_mad", "test_accuracy", "test_degenerate"]
+    table = labelled(table)[[*KIND, *read]]  # wide tables are slow to select from
     kinds = table.loc[table["method"] != "teacher", KIND].drop_duplicates()
     kinds = kinds[(kinds["debias"] != "none") ^ (kinds["teacher_debias"] != "none")]
     for kind in kinds.to_dict("records"):
