@@ -13,8 +13,8 @@ from markupsafe import Markup
 from kdlib import paths, profiles
 from kdlib.files import replacing
 from kdlib.report import claims, interactive, publish, tables, verdicts
+from kdlib.report.pages import TEMPLATES
 
-TEMPLATES = Path(__file__).parent / "templates"
 FIGURES = (
     "bias_against_accuracy", "debiasers", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
     "strengths", "temperatures", "calibration", "leakage",

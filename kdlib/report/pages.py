@@ -14,6 +14,8 @@ from kdlib.files import replacing
 from kdlib.names import unknown_name
 from kdlib.profiles import profile_name
 
+TEMPLATES = Path(__file__).parent / "templates"
+
 
 def folder(profile) -> Path:
     """Return where the report of a profile goes; `profile` is its name or the path of its file."""
@@ -24,10 +26,13 @@ def save(drawing, profile, name):
     """Write a figure as PNG and SVG under the profile's `figures/`, and return the PNG for a notebook to show."""
     from IPython.display import Image
 
-    for kind in ("png", "svg"):
+    from kdlib.report import alternatives
+
+    for kind, options in {"png": {"dpi": 2 * drawing.dpi}, "svg": {"metadata": {"Date": None}}}.items():
         with replacing(folder(profile) / "figures" / f"{name}.{kind}") as temporary:
-            drawing.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return Image(filename=str(folder(profile) / "figures" / f"{name}.png"))
+            drawing.savefig(temporary, format=kind, **options)
+    file = folder(profile) / "figures" / f"{name}.png"
+    return Image(filename=str(file), retina=True, alt=alternatives.text(drawing, name))
 
 
 def save_results(table, profile):
@@ -87,7 +92,7 @@ def execute(path, out, parameters):
         os.replace(partial, failed)
         raise RuntimeError(f"{path.name} failed: {error.ename}: {error.evalue}; see {_relative(failed)}") from error
     notebook.metadata["papermill"]["output_path"] = _relative(out)
-    _write_page(notebook, out.with_suffix(".html"))
+    _write_page(notebook, out.with_suffix(".html"), [file.stem for file in path.parent.glob("*.ipynb")])
     import nbformat
 
     nbformat.write(notebook, partial)
@@ -121,12 +126,27 @@ def _relative(path):
     return os.path.relpath(path)
 
 
-def _write_page(notebook, path):
-    """Write the notebook as one HTML file that needs no network: figures inside, no scripts."""
+def _write_page(notebook, path, names=()):
+    """Write the notebook as one HTML file that needs no network: figures inside, code folded, no scripts.
+
+    names: of all notebooks, in their order; the page links to those before and after it, and to the index."""
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="lab", exclude_input_prompt=True)
-    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    order = sorted(names)
+    here = order.index(path.stem) if path.stem in order else 0
+    beside = [("← " + name, name) for name in order[:here][-1:]] + [
+        (name + " →", name) for name in order[here + 1 :][:1]
+    ]
+    resources = {
+        "title": path.stem.replace("_", " "),
+        "style": (TEMPLATES / "style.css").read_text(),
+        "neighbours": [
+            ("index", "../index.html"),
+            *((text.replace("_", " "), f"{name}.html") for text, name in beside),
+        ],
+    }
+    exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
+    body, _ = exporter.from_notebook_node(notebook, resources)
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)  # they load others from the network
     with replacing(path) as temporary:
         temporary.write_text(body)

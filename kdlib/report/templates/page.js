@@ -33,11 +33,9 @@ async function draw(place) {
   panels.className = "panels";
   place.hidden = false;
   place.append(panels);
-  const views = [];
-  for (const specification of charts) {
-    const panel = document.createElement("div");
-    panels.append(panel);
-    const { view } = await vegaEmbed(panel, { ...specification, datasets: { points } }, { actions: false, renderer: "svg" });
+  const views = [], places = charts.map(() => panels.appendChild(document.createElement("div")));
+  for (const [number, specification] of charts.entries()) {  // all places stand before one is measured
+    const { view } = await vegaEmbed(places[number], { ...specification, datasets: { points } }, { actions: false, renderer: "svg" });
     views.push(view);
   }
   const set = (name, value) => views.forEach((view) => view.signal(name, value).runAsync());
