@@ -98,7 +98,7 @@ def test_a_map_is_described_by_its_values():
 
 
 @pytest.mark.parametrize(
-    "text,number", [("-0.045 ± 0.018", -0.045), ("272,149", 272149), ("5 of 12", 5), ("CKD", None)]
+    ("text", "number"), [("-0.045 ± 0.018", -0.045), ("272,149", 272149), ("5 of 12", 5), ("CKD", None)]
 )
 def test_tables_sort_by_the_number_that_a_cell_begins_with(text, number):
     assert interactive.sortable(pd.DataFrame({"x": [text]}))["rows"] == [[(text, number)]]

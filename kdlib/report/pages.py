@@ -145,7 +145,9 @@ def _write_page(notebook, path, names=()):
             *((text.replace("_", " "), f"{name}.html") for text, name in beside),
         ],
     }
-    exporter = HTMLExporter(template_name="notebook", extra_template_basedirs=[str(TEMPLATES)])
+    exporter = HTMLExporter(
+        template_name="notebook", extra_template_basedirs=[str(TEMPLATES)], exclude_anchor_links=True
+    )
     body, _ = exporter.from_notebook_node(notebook, resources)
     body = re.sub(r"<script\b.*?</script>", "", body, flags=re.DOTALL)  # they load others from the network
     with replacing(path) as temporary:
