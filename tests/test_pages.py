@@ -38,7 +38,12 @@ def site(tmp_path_factory):
         data, metadata = image._repr_mimebundle_()
         output = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
         cell = nbformat.v4.new_code_cell('pages.save(drawing, profile, "bias_against_accuracy")', outputs=[output])
-        table = nbformat.v4.new_output("display_data", data={"text/html": pd.DataFrame({"a": [1]}).to_html()})
+        table = nbformat.v4.new_output(
+            "display_data",
+            data={
+                "text/html": pd.DataFrame(1, index=[0], columns=[f"a long heading {n}" for n in range(30)]).to_html()
+            },
+        )
         further = nbformat.v4.new_code_cell("table", outputs=[table])
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 9 · Bias"), cell, further])
         nbformat.write(notebook, pages.folder("quick") / "09_bias_analysis.ipynb")
