@@ -221,5 +221,5 @@ def test_from_a_tree_to_its_page(name, words, place, monkeypatch):
         assert [word for word in expected if word not in page] == [], notebook
     assert main(["report", "--profile", "mine.toml"]) == 0
     index = (paths.reports_folder() / "index.html").read_text()
-    assert re.search(r'<section id="mine">.*href="mine/09_bias_analysis\.html"', index, re.DOTALL)
+    assert re.search(r'<section id="mine" .*href="mine/09_bias_analysis\.html"', index, re.DOTALL)
     assert {folder.name for folder in paths.reports_folder().iterdir()} == {"mine", "index.html"}
