@@ -146,10 +146,10 @@ def _given(chosen):
 def _run(chosen):
     from kdlib.runs.checks import checked
 
-    settings = checked([_given(chosen)])  # before torch is loaded, as far as that can be
+    (settings,) = checked([_given(chosen)])  # before torch is loaded, as far as that can be
     from kdlib.runs.training import run
 
-    print(json.dumps(run(*settings)))
+    print(json.dumps(run(settings)))
 
 
 def _sweep(chosen):
@@ -157,9 +157,8 @@ def _sweep(chosen):
     from kdlib.runs import checks
 
     given = _given(chosen)
-    checks.look(
-        profiles.data_settings(chosen.profile) | given
-    )  # what is wrong with data is said before torch is loaded
+    # what is wrong with data is said before torch is loaded
+    checks.look(profiles.data_settings(chosen.profile) | given)
     study = profiles.profile(chosen.profile, "all").changed(chosen.seeds, **given)
     settings = checks.checked(study.grid() + study.extras())
     from kdlib.sweep import sweep

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-CHECKOUT = (
-    PACKAGE.parent / "profiles"
-).is_dir()  # profiles, notebooks and published results are no part of the package
+# profiles, notebooks and published results are no part of the package
+CHECKOUT = (PACKAGE.parent / "profiles").is_dir()
 ROOT = PACKAGE.parent if CHECKOUT else Path.cwd()
 
 

@@ -65,11 +65,8 @@ def audit(predictions, *, out="audit.html", **options) -> tuple:
     except OSError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
         raise OSError(f"cannot write {out}: {reason}; name another place with --out") from error
-    from kdlib.report import (
-        audit_findings,
-        audit_page,
-        audit_words,
-    )  # a second; what is wrong with the files is said before
+    # a second; what is wrong with the files is said before
+    from kdlib.report import audit_findings, audit_page, audit_words
 
     findings = audit_findings.measure(found)
     verdict = audit_words.verdict(found, findings)

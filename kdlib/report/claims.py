@@ -36,7 +36,7 @@ def findings() -> str:
 
 def marked() -> dict:
     """Return what several studies say together: {(page, mark): Markdown between its marks}."""
-    return {("README.md", "findings"): findings(), (publish.RESULTS, "pooled"): pooled()}
+    return {("README.md", "findings"): findings(), (publish.RESULTS, "pooled"): pooled(published())}
 
 
 def into_pages():
@@ -47,10 +47,15 @@ def into_pages():
             temporary.write_text(publish.between_marks(file.read_text(), mark, inside))
 
 
-def pooled() -> str:
-    """Return the effects of distillation over all published studies, as a table and a sentence before it."""
-    studies = {file.parent.name: table(file.parent.name) for file in publish.published_folder().glob("*/results.csv")}
-    result = inflation.pooled({name: studies[name] for name in sorted(studies)})
+def published() -> dict:
+    """Return the tables of all published studies, by name."""
+    names = sorted(file.parent.name for file in publish.published_folder().glob("*/results.csv"))
+    return {name: table(name) for name in names}
+
+
+def pooled(studies) -> str:
+    """Return the effects of distillation over studies, those of `published`, as a table and a sentence before it."""
+    result = inflation.pooled(studies)
     shown = result[result["p_holm"] < inflation.LEVEL]
     if shown.empty:
         limits = result[result["measure"].isin(inflation.BIAS)].groupby("measure", sort=False)["excluded"].max()
@@ -87,15 +92,9 @@ def distillation(study) -> str:
 def planted(study) -> str:
     """Return what balanced-teacher removes of a planted bias, beside its fair controls."""
     grid = labelled(study[study["part"] == "grid"])
-    before, after = (by_seed(grid, kind, "test_mad") for kind in ({}, OURS))
+    before, after, fair = beside_controls(grid)
     flips = [interval(by_seed(grid, kind, "test_flip_rate"))[0] for kind in ({}, OURS)]
-    controls = {name: by_seed(grid, kind, "test_mad") for name, kind in CONTROLS.items()}
-    tests = {name: paired_difference(after, control) for name, control in controls.items()}
-    adjusted = holm([test["p_value"] for test in tests.values()])
-    beside = [
-        f"{interval(controls[name])[0]:.3f} {name} (ours {_signed(test)}, p = {p:.2g})"
-        for (name, test), p in zip(tests.items(), adjusted, strict=True)
-    ]
+    beside = [f"{mad:.3f} {name} (ours {_signed(test)}, p = {p:.2g})" for name, mad, test, p in fair]
     return (
         "**A planted bias, removed without retraining the teacher.** With *balanced-teacher*, this study's own debiaser, "
         f"MAD falls from {interval(before)[0]:.3f} to {interval(after)[0]:.3f}, the flip rate from {flips[0]:.3f} to "
@@ -103,6 +102,15 @@ def planted(study) -> str:
         f"Its fair controls have a MAD of {' and '.join(beside)}. "
         f"{_gains(study)}"
     )
+
+
+def beside_controls(grid) -> tuple:
+    """Return MAD by seed without and with balanced-teacher, and of CONTROLS each (name, MAD, ours minus it, adjusted p)."""
+    before, after = (by_seed(grid, kind, "test_mad") for kind in ({}, OURS))
+    mads = [by_seed(grid, kind, "test_mad") for kind in CONTROLS.values()]
+    tests = [paired_difference(after, mad) for mad in mads]
+    adjusted = holm([test["p_value"] for test in tests])
+    return before, after, [*zip(CONTROLS, (interval(mad)[0] for mad in mads), tests, adjusted, strict=True)]
 
 
 def _gains(study):
@@ -121,24 +129,23 @@ def _gains(study):
 
 def faces(study) -> str:
     """Return what debiasers remove of a bias that nobody planted: the range over all that collapse in no run."""
-    rows = selection.students(study)
-    kinds = uncollapsed(rows)
-    plain = by_seed(rows, {}, "test_mad")
-    falls = [interval(plain - by_seed(rows, kind, "test_mad")) for kind in kinds]
-    smallest, largest = min(falls), max(falls)
+    plain, fallen = falls(study)
     return (
-        f"**Gender in faces**: of a MAD of {interval(plain)[0]:.3f}, {len(kinds)} settings of debiasers remove from "
-        f"{plus_minus(*smallest)} to {plus_minus(*largest)} ({len(plain)} seeds, mean of four methods)."
+        f"**Gender in faces**: of a MAD of {interval(plain)[0]:.3f}, {len(fallen)} settings of debiasers remove from "
+        f"{plus_minus(*min(fallen))} to {plus_minus(*max(fallen))} ({len(plain)} seeds, mean of four methods)."
     )
 
 
-def uncollapsed(rows) -> list:
-    """Return the settings of debiasing, {debias, lam}, with which no student of `rows` collapsed."""
-    return [
+def falls(study) -> tuple:
+    """Return MAD by seed without debiasing; and (mean, half-width) of its fall, where no student collapsed."""
+    rows = selection.students(study)
+    plain = by_seed(rows, {}, "test_mad")
+    kinds = [
         dict(zip(("debias", "lam"), kind, strict=True))
         for kind, runs in rows[rows["debias"] != "none"].groupby(["debias", "lam"])
         if not runs["test_degenerate"].any()
     ]
+    return plain, [interval(plain - by_seed(rows, kind, "test_mad")) for kind in kinds]
 
 
 def accuracy(study) -> str:

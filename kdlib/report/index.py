@@ -7,27 +7,17 @@ import re
 from datetime import date
 from pathlib import Path
 
-import pandas as pd
 from markupsafe import Markup
 
 from kdlib import paths, profiles
 from kdlib.files import replacing
 from kdlib.report import claims, interactive, publish, tables, verdicts
-from kdlib.report.pages import TEMPLATES
+from kdlib.report.pages import TEMPLATES, read_results
 
 FIGURES = (
     "bias_against_accuracy", "debiasers", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
     "strengths", "temperatures", "calibration", "leakage",
 )  # fmt: skip
-COST = (
-    "model",
-    "n",
-    "accuracy",
-    "MAD",
-    "MAD's floor",
-    "flip rate",
-    "worst cell",
-)  # of the small table without debiasers
 
 
 def write(profile) -> Path:
@@ -42,9 +32,8 @@ def write(profile) -> Path:
     names = sorted((file.parent.name for file in reports.glob("*/results.csv")), key=lambda name: (name != first, name))
     if not names:
         raise ValueError(f"no results under {reports}: run the notebooks first (make all)")
-    published = sorted(file.parent.name for file in publish.published_folder().glob("*/results.csv"))
-    studies = {name: claims.table(name) for name in published}
-    ran = {name: claims.with_part(pd.read_csv(reports / name / "results.csv").copy()) for name in names}
+    studies = claims.published()
+    ran = {name: claims.with_part(read_results(name)) for name in names}
     sections = [_of_run(reports, name, table) for name, table in ran.items()]
     sections += [_of_published(reports, name, table) for name, table in studies.items()]
     page = (
@@ -52,7 +41,9 @@ def write(profile) -> Path:
         .get_template("index.html.j2")
         .render(
             sections=sections,
-            verdict=verdicts.verdict() if published else [(text, names[0]) for text, _ in sections[0]["brief"][:3]],
+            verdict=verdicts.verdict(studies)
+            if studies
+            else [(text, names[0]) for text, _ in sections[0]["brief"][:3]],
             unknown=verdicts.unknown(ran | studies),
             glossary=glossary(),
             speed=_speed(reports),
@@ -98,20 +89,8 @@ def glossary() -> list:
 
 def _of_run(reports, name, table):
     folder = reports / name
-    made_by = cells(folder)
-    figures = [
-        {
-            "name": figure,
-            "image": f"{name}/figures/{figure}.svg",
-            "alt": figure.replace("_", " "),
-            "cell": made_by.get(figure),
-        }
-        for figure in FIGURES
-        if (folder / "figures" / f"{figure}.svg").exists()
-    ]
-    pages = sorted(folder.glob("[0-9]*.html"))
-    study = _study(folder)
-    return _section(table, study, figures, pages, reports, id=name, title=name, kind="run here", folder=name)
+    figures = _figures(folder / "figures", f"{name}/figures", "svg", made_by=cells(folder))
+    return _section(table, _study(folder), figures, reports, id=name, title=name, kind="run here", folder=name)
 
 
 def _of_published(reports, name, table):
@@ -119,22 +98,23 @@ def _of_published(reports, name, table):
     place = f"published/{name}"
     text = (folder / "README.md").read_text()
     described = {figure: alt for alt, figure in re.findall(r"!\[(.*?)\]\((\w+)\.png\)", text)}
-    figures = [
+    figures = _figures(folder, place, "png", described=described)
+    study = _study(folder) | {"said": text.split("\n\n")[1]}
+    return _section(table, study, figures, reports, id=f"published-{name}", title=name, kind="published", folder=place)
+
+
+def _figures(folder, place, kind, described=None, made_by=None):
+    """The figures that are there, with their alternative texts and the cells that drew them."""
+    return [
         {
-            "name": figure,
-            "image": f"{place}/{figure}.png",
-            "alt": described.get(figure, figure.replace("_", " ")),
-            "cell": None,
+            "name": name,
+            "image": f"{place}/{name}.{kind}",
+            "alt": (described or {}).get(name, name.replace("_", " ")),
+            "cell": (made_by or {}).get(name),
         }
-        for figure in FIGURES
-        if (folder / f"{figure}.png").exists()
+        for name in FIGURES
+        if (folder / f"{name}.{kind}").exists()
     ]
-    study = _study(folder)
-    study = study | {"said": text.split("\n\n")[1]}
-    pages = sorted((reports / name).glob("[0-9]*.html"))
-    return _section(
-        table, study, figures, pages, reports, id=f"published-{name}", title=name, kind="published", folder=place
-    )
 
 
 def _study(folder):
@@ -143,7 +123,8 @@ def _study(folder):
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _section(table, study, figures, pages, reports, **names):
+def _section(table, study, figures, reports, **names):
+    pages = sorted((reports / names["title"]).glob("[0-9]*.html"))
     grid = table[table["part"] == "grid"].copy()
     headline = next((figure for figure in figures if figure["name"] == FIGURES[0]), None)
     link = (headline or {}).get(
@@ -152,7 +133,7 @@ def _section(table, study, figures, pages, reports, **names):
     brief = verdicts.in_brief(table)
     readable = tables.readable(grid)
     if all(part is None for _, part in brief):
-        brief = [*brief[:-1], (brief[-1][0], readable[[column for column in COST if column in readable]])]
+        brief = [*brief[:-1], (brief[-1][0], readable[[column for column in publish.SHORT if column in readable]])]
     return names | {
         "about": study.get("about") or _about(names["title"]),
         "classes": _listed(study.get("dataset", {}).get("classes")),

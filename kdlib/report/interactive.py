@@ -12,8 +12,8 @@ from matplotlib.markers import MarkerStyle
 
 from kdlib.names import debiaser_name, kind_name, method_name
 from kdlib.report import figures, tables
+from kdlib.report.tradeoff_figures import MEASURES
 
-MEASURES = {"mad": "mean absolute disparity (MAD)", "flip_rate": "flip rate (share of pairs)"}
 INK = "currentColor"  # black on white, white on black
 NUMBER = re.compile(r"[+-]?\d[\d,]*\.?\d*(e[+-]?\d+)?")
 

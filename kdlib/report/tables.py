@@ -229,10 +229,10 @@ def changes(table) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=CHANGES)
 
 
-def debiasers(table) -> pd.DataFrame:
-    """Return `changes` for a page: a row per kind of debiasing, with the methods it helps and the range of its changes."""
+def debiasers(table, changed=None) -> pd.DataFrame:
+    """Return `changes`, perhaps at hand, for a page: a row per kind of debiasing, with whom it helps and its changes' range."""
     rows = []
-    for kind, group in changes(table).groupby(list(PLAIN), sort=False):
+    for kind, group in (changes(table) if changed is None else changed).groupby(list(PLAIN), sort=False):
         helped = [method_name(name) for name in group.loc[group["helps"], "method"]]
         rows.append(
             {

@@ -3,9 +3,9 @@
 import pandas as pd
 
 from kdlib import profiles
-from kdlib.bias.stats import holm, interval, paired_difference
+from kdlib.bias.stats import interval, paired_difference
 from kdlib.names import PLAIN, kind_name
-from kdlib.report import claims, controls, inflation, publish, selection, tables
+from kdlib.report import claims, controls, inflation, tables
 from kdlib.report.tables import labelled, plus_minus
 from kdlib.report.words import LEVEL, listed
 
@@ -79,7 +79,7 @@ def _debiasing(grid):
             f"{len(helpful)} of {len(counts)} settings of debiasing halve the MAD of some method for a point of accuracy at "
             f"most; most often {best} ({helpful['sum'].iloc[0]} of {helpful['size'].iloc[0]} methods)."
         )
-    return text, tables.debiasers(grid)
+    return text, tables.debiasers(grid, changes)
 
 
 def _collapsed(grid):
@@ -90,37 +90,33 @@ def _collapsed(grid):
     )
 
 
-def verdict() -> list:
-    """Return the verdict of all published studies: a list of (sentence, study that it rests on or "")."""
-    said = [(claims.pooled().splitlines()[0], "")]
+def verdict(studies) -> list:
+    """Return the verdict of `claims.published`: a list of (sentence, study that it rests on or "")."""
+    said = [(claims.pooled(studies).splitlines()[0], "")]
     for name, say in {"digits_controls": _planted, "faces_debiasing": _faces}.items():
-        if publish.published_folder(name).exists():
-            said.append((say(claims.table(name)), name))
+        if name in studies:
+            said.append((say(studies[name]), name))
     return said
 
 
 def _planted(study):
     grid = labelled(study[study["part"] == "grid"])
-    mads = [controls.by_seed(grid, kind, "test_mad") for kind in ({}, controls.OURS)]
-    others = [controls.by_seed(grid, kind, "test_mad") for kind in claims.CONTROLS.values()]
+    before, after, fair = claims.beside_controls(grid)
     gain = paired_difference(*(controls.by_seed(grid, kind, "test_accuracy") for kind in (controls.OURS, {})))
-    adjusted = holm([paired_difference(mads[1], other)["p_value"] for other in others])
-    shown = sum(p < LEVEL for p in adjusted)
+    shown = sum(p < LEVEL for *_, p in fair)
     beside = "is not shown to differ from" if not shown else f"differs from {shown} of"
     return (
-        f"A planted bias can be removed: balanced-teacher lowers the MAD of digits from {interval(mads[0])[0]:.3f} to "
-        f"{interval(mads[1])[0]:.3f} ({len(mads[0])} seeds; accuracy "
-        f"{plus_minus(gain['difference'], gain['half'], sign='+')}), and {beside} its {len(others)} fair controls."
+        f"A planted bias can be removed: balanced-teacher lowers the MAD of digits from {interval(before)[0]:.3f} to "
+        f"{interval(after)[0]:.3f} ({len(before)} seeds; accuracy "
+        f"{plus_minus(gain['difference'], gain['half'], sign='+')}), and {beside} its {len(fair)} fair controls."
     )
 
 
 def _faces(study):
-    rows = selection.students(study)
-    plain = controls.by_seed(rows, {}, "test_mad")
-    falls = [interval(plain - controls.by_seed(rows, kind, "test_mad"))[0] for kind in claims.uncollapsed(rows)]
+    plain, falls = claims.falls(study)
     return (
         f"A bias that nobody planted resists: of a MAD of {interval(plain)[0]:.3f} between genders in faces, debiasers remove "
-        f"{min(falls):.3f} to {max(falls):.3f} ({len(plain)} seeds)."
+        f"{min(falls)[0]:.3f} to {max(falls)[0]:.3f} ({len(plain)} seeds)."
     )
 
 
