@@ -132,7 +132,7 @@ def lines_of_code(file):
 
 
 def test_kdlib_is_thin():
-    assert sum(map(lines_of_code, FILES)) <= 11_200
+    assert sum(map(lines_of_code, FILES)) <= 13_200
 
 
 def test_top_level_is_small():
