@@ -108,6 +108,20 @@ def test_readme_says_what_the_published_tables_say():
     assert claims.pooled(claims.published()) in (paths.ROOT / publish.RESULTS).read_text()
 
 
+def test_a_fall_is_shown_where_it_stays_so_after_holm():
+    rng, rows = np.random.default_rng(0), []
+    after = {"none": 0.3, "resample": 0.1, "critic": 0.3, "dfr": 0.05}
+    for seed in range(5):
+        for debias, mad in after.items():
+            lam = 10.0 if debias == "critic" else 0.0
+            rows.append(row("ckd", seed, 0.9, mad + rng.normal(0, 0.005), debias, lam, key=f"{debias}{seed}"))
+            rows[-1]["test_degenerate"] = debias == "dfr" and seed == 2
+    plain, falls, shown = claims.falls(pd.DataFrame(rows))
+    assert plain.mean() == pytest.approx(0.3, abs=0.01)
+    assert sorted(fall for fall, _ in falls) == pytest.approx([0.0, 0.2], abs=0.01), "a setting that collapses is left out"
+    assert shown == 1
+
+
 def test_controls_stand_beside_balanced_teacher_paired_by_seed():
     rng, rows = np.random.default_rng(0), []
     kinds = {

@@ -113,10 +113,11 @@ def _planted(study):
 
 
 def _faces(study):
-    plain, falls = claims.falls(study)
+    plain, falls, shown = claims.falls(study)
     return (
         f"A bias that nobody planted resists: of a MAD of {interval(plain)[0]:.3f} between genders in faces, debiasers remove "
-        f"{min(falls)[0]:.3f} to {max(falls)[0]:.3f} ({len(plain)} seeds)."
+        f"{min(falls)[0]:.3f} to {max(falls)[0]:.3f} ({len(plain)} seeds; adjusted, the fall is shown for {shown or 'none'} of "
+        f"{len(falls)} settings)."
     )
 
 
