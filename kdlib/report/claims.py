@@ -138,9 +138,9 @@ def faces(study) -> str:
 
 
 def falls(study) -> tuple:
-    """Return MAD by seed without debiasing; (mean, half-width) of its falls, where no student collapsed; and how many are shown.
+    """Return MAD by seed without debiasing; (mean, half-width) of its falls; and how many of these are shown.
 
-    A fall is shown where p of the t-test, paired by seed and adjusted after Holm over all falls, is below .05.
+    Settings in which a student collapsed are left out. A fall is shown where p of the t-test, paired by seed and adjusted after Holm over all falls, is below .05.
     """
     rows = selection.students(study)
     plain = by_seed(rows, {}, "test_mad")
@@ -150,7 +150,8 @@ def falls(study) -> tuple:
         if not runs["test_degenerate"].any()
     ]
     tests = [paired_difference(plain, by_seed(rows, kind, "test_mad")) for kind in kinds]
-    shown = sum(p < inflation.LEVEL for p in holm([test["p_value"] for test in tests]))
+    adjusted = holm([test["p_value"] for test in tests])
+    shown = sum(p < inflation.LEVEL and test["difference"] > 0 for p, test in zip(adjusted, tests, strict=True))
     return plain, [(test["difference"], test["half"]) for test in tests], shown
 
 
