@@ -21,7 +21,7 @@ DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test lint verify lab bench clean lock $(ONE)
+.PHONY: help setup all executed test lint verify lab docs bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
@@ -64,6 +64,9 @@ lint: setup      ## check style, types, and that notebooks hold no outputs
 
 verify: setup    ## rebuild what reports/published says from its predictions, without training; fail on any difference
 	$(BIN)/python -m kdlib verify
+
+docs: setup      ## write the documentation as a site that opens from disk: reports/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(abspath $(REPORTS))/docs
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks

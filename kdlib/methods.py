@@ -83,6 +83,8 @@ def needs_embedding(name) -> bool:
 def method_options(name) -> dict:
     """Return the options of a method, {name: published value}.
 
+    Examples
+    --------
     >>> method_options("ckd")
     {'ce': 0.1, 'kd': 0.9, 'temperature': 4.0}
     """
@@ -93,6 +95,8 @@ def method_options(name) -> dict:
 def curriculum_weight(epoch, *, loops=10) -> float:
     """Return CTKD's λ: ½(1 − cos(π · min(epoch, loops) / loops)), with epochs from 1 (Li et al. 2023).
 
+    Examples
+    --------
     >>> [round(curriculum_weight(epoch), 4) for epoch in (1, 5, 10, 240)]
     [0.0245, 0.5, 1.0, 1.0]
     """

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from browser_examples import chromium  # noqa: F401, a fixture
 
 from kdlib import data, paths
 from kdlib.runs import networks, settings

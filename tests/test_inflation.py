@@ -110,7 +110,13 @@ def test_readme_says_what_the_published_tables_say():
 
 def test_a_fall_is_shown_where_it_stays_so_after_holm():
     marginal = np.array([0.005, 0.01, 0.02, 0.03, 0.04])  # p = .03, .06 after Holm where two are alike
-    falls = {"none": 0 * marginal, "resample": 0.2 + marginal, "critic": marginal, "adversary": marginal, "dfr": 0.25 + marginal}
+    falls = {
+        "none": 0 * marginal,
+        "resample": 0.2 + marginal,
+        "critic": marginal,
+        "adversary": marginal,
+        "dfr": 0.25 + marginal,
+    }
     rows = [
         row("ckd", seed, 0.9, 0.3 - fall[seed], debias, test_degenerate=debias == "dfr" and seed == 2)
         for debias, fall in falls.items()
@@ -118,7 +124,9 @@ def test_a_fall_is_shown_where_it_stays_so_after_holm():
     ]
     plain, fallen, shown = claims.falls(pd.DataFrame(rows))
     assert plain.tolist() == pytest.approx([0.3] * 5)
-    assert sorted(fall for fall, _ in fallen) == pytest.approx([0.021, 0.021, 0.221]), "what collapses in a seed is left out"
+    assert sorted(fall for fall, _ in fallen) == pytest.approx([0.021, 0.021, 0.221]), (
+        "what collapses in a seed is left out"
+    )
     assert stats.ttest_1samp(marginal, 0).pvalue < 0.05, "shown if it were the only one"
     assert shown == 1
     rows = [made | {"test_mad": 0.6 - made["test_mad"]} for made in rows]

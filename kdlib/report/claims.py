@@ -140,7 +140,8 @@ def faces(study) -> str:
 def falls(study) -> tuple:
     """Return MAD by seed without debiasing; (mean, half-width) of its falls; and how many of these are shown.
 
-    Settings in which a student collapsed are left out. A fall is shown where p of the t-test, paired by seed and adjusted after Holm over all falls, is below .05.
+    Settings in which a student collapsed are left out. A fall is shown where p of the t-test, paired by seed and adjusted
+    after Holm over all falls, is below .05.
     """
     rows = selection.students(study)
     plain = by_seed(rows, {}, "test_mad")
