@@ -67,17 +67,15 @@ def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, 
     if name not in METHODS:
         raise unknown_name(name, METHODS, "method")
     known = method_options(name)
-    for option in options:
-        if option not in known:
-            raise unknown_name(option, sorted(known), f"option of method {name}:")
+    for option in options.keys() - known.keys():
+        raise unknown_name(option, sorted(known), f"option of method {name}:")
     setting = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
     return METHODS[name](setting, **options)
 
 
 def needs_embedding(name) -> bool:
     """Return whether a method reads the teacher's embedding."""
-    means = torch.zeros(2, 2)
-    return build_method(name, student_dim=2, teacher_dim=2, num_classes=2, class_means=means).needs_embedding
+    return build_method(name, student_dim=2, teacher_dim=2, num_classes=2, class_means=torch.zeros(2, 2)).needs_embedding
 
 
 def method_options(name) -> dict:
@@ -260,8 +258,7 @@ def _of_logits(name, loss, ce, weight, ramp=lambda epoch: 1.0, **options):
 
 def _with_norm_and_direction(setting, base, weight):
     """Return the Method with the terms of `base` and KD++'s norm and direction."""
-    means = _class_means(setting)
-    project = _projector(setting)
+    means, project = _class_means(setting), _projector(setting)
 
     def terms(student, teacher, labels, epoch, weights=None):
         direction = losses.nd_loss(project(student.embedding), teacher.embedding, means, labels)
@@ -273,8 +270,7 @@ def _with_norm_and_direction(setting, base, weight):
 def _class_means(setting):
     """Return the teacher's class means. Raises ValueError unless they are as wide as its embedding."""
     teacher_dim, class_means = setting["teacher_dim"], setting["class_means"]
-    if callable(class_means):
-        class_means = class_means()
+    class_means = class_means() if callable(class_means) else class_means
     if class_means is None or class_means.shape[1] != teacher_dim:
         shape = None if class_means is None else tuple(class_means.shape)
         raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
