@@ -75,7 +75,9 @@ def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, 
 
 def needs_embedding(name) -> bool:
     """Return whether a method reads the teacher's embedding."""
-    return build_method(name, student_dim=2, teacher_dim=2, num_classes=2, class_means=torch.zeros(2, 2)).needs_embedding
+    return build_method(
+        name, student_dim=2, teacher_dim=2, num_classes=2, class_means=torch.zeros(2, 2)
+    ).needs_embedding
 
 
 def method_options(name) -> dict:
