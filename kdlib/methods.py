@@ -66,18 +66,17 @@ def build_method(name, *, student_dim=None, teacher_dim=None, class_means=None, 
     """
     if name not in METHODS:
         raise unknown_name(name, METHODS, "method")
-    known = method_options(name)
-    for option in options.keys() - known.keys():
-        raise unknown_name(option, sorted(known), f"option of method {name}:")
+    known = sorted(method_options(name))
+    for option in sorted(options.keys() - known):
+        raise unknown_name(option, known, f"option of method {name}:")
     setting = dict(student_dim=student_dim, teacher_dim=teacher_dim, class_means=class_means, num_classes=num_classes)
     return METHODS[name](setting, **options)
 
 
 def needs_embedding(name) -> bool:
     """Return whether a method reads the teacher's embedding."""
-    return build_method(
-        name, student_dim=2, teacher_dim=2, num_classes=2, class_means=torch.zeros(2, 2)
-    ).needs_embedding
+    sizes = dict(student_dim=2, teacher_dim=2, num_classes=2, class_means=torch.zeros(2, 2))
+    return build_method(name, **sizes).needs_embedding
 
 
 def method_options(name) -> dict:
@@ -139,8 +138,7 @@ class InstanceTemperature(nn.Module):
     def forward(self, student_logits, teacher_logits, weight):
         with torch.autocast(student_logits.device.type, enabled=False):
             logits = torch.cat([teacher_logits, student_logits], dim=1).detach().float()
-            score = losses.reverse_gradient(self.layers(logits), weight)
-            return self.t_start + self.t_range * torch.sigmoid(score)
+            return self.t_start + self.t_range * losses.reverse_gradient(self.layers(logits), weight).sigmoid()
 
 
 def scratch(setting):
@@ -271,11 +269,13 @@ def _with_norm_and_direction(setting, base, weight):
 
 def _class_means(setting):
     """Return the teacher's class means. Raises ValueError unless they are as wide as its embedding."""
-    teacher_dim, class_means = setting["teacher_dim"], setting["class_means"]
-    class_means = class_means() if callable(class_means) else class_means
+    teacher_dim, given = setting["teacher_dim"], setting["class_means"]
+    class_means = given() if callable(given) else given
     if class_means is None or class_means.shape[1] != teacher_dim:
-        shape = None if class_means is None else tuple(class_means.shape)
-        raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
+        shape = getattr(class_means, "shape", None)
+        raise ValueError(
+            f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape and tuple(shape)}"
+        )
     return class_means
 
 
