@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from kdlib import losses
@@ -138,7 +137,8 @@ class InstanceTemperature(nn.Module):
     def forward(self, student_logits, teacher_logits, weight):
         with torch.autocast(student_logits.device.type, enabled=False):
             logits = torch.cat([teacher_logits, student_logits], dim=1).detach().float()
-            return self.t_start + self.t_range * losses.reverse_gradient(self.layers(logits), weight).sigmoid()
+            score = losses.reverse_gradient(self.layers(logits), weight)
+            return self.t_start + self.t_range * torch.sigmoid(score)
 
 
 def scratch(setting):
@@ -174,7 +174,9 @@ def rkd(setting, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, 
     def terms(student, teacher, labels, epoch, weights=None):
         embeddings = student.embedding, teacher.embedding
         if normalize:
-            embeddings = tuple(F.normalize(losses.at_least_float32(embedding), dim=1) for embedding in embeddings)
+            embeddings = tuple(
+                nn.functional.normalize(losses.at_least_float32(embedding), dim=1) for embedding in embeddings
+            )
         named = {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
             "distance": distance * losses.rkd_distance_loss(*embeddings),
@@ -269,13 +271,11 @@ def _with_norm_and_direction(setting, base, weight):
 
 def _class_means(setting):
     """Return the teacher's class means. Raises ValueError unless they are as wide as its embedding."""
-    teacher_dim, given = setting["teacher_dim"], setting["class_means"]
-    class_means = given() if callable(given) else given
+    teacher_dim, class_means = setting["teacher_dim"], setting["class_means"]
+    class_means = class_means() if callable(class_means) else class_means
     if class_means is None or class_means.shape[1] != teacher_dim:
-        shape = getattr(class_means, "shape", None)
-        raise ValueError(
-            f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape and tuple(shape)}"
-        )
+        shape = None if class_means is None else tuple(class_means.shape)
+        raise ValueError(f"KD++ needs the teacher's class means, (classes, {teacher_dim}); got {shape}")
     return class_means
 
 
