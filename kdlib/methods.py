@@ -174,9 +174,7 @@ def rkd(setting, *, ce=1.0, distance=25.0, angle=50.0, kd=0.0, temperature=4.0, 
     def terms(student, teacher, labels, epoch, weights=None):
         embeddings = student.embedding, teacher.embedding
         if normalize:
-            embeddings = tuple(
-                nn.functional.normalize(losses.at_least_float32(embedding), dim=1) for embedding in embeddings
-            )
+            embeddings = [nn.functional.normalize(losses.at_least_float32(one), dim=1) for one in embeddings]
         named = {
             "ce": ce * losses.cross_entropy(student.logits, labels, weights=weights),
             "distance": distance * losses.rkd_distance_loss(*embeddings),
