@@ -20,7 +20,7 @@ SPLITS = dict(zip(PARTS, PARTS, strict=True)) | {
 ROLES = ("group", "share", "split", "person")  # of columns, beside the label
 
 
-def assemble(images, labels, columns, called, source, options, left_out=(), name="folder") -> Dataset:
+def assemble(images, labels, columns, called, source, options, left_out=(), name="table") -> Dataset:
     """Cut the splits and decode the images.
 
     Parameters

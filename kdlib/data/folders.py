@@ -111,7 +111,7 @@ def images(place, leave_out, *, by_class, beside=(), meanings=None):
         else:
             found[str(name)] = path
             parts.append(name.parts[:depth])
-    pictures.refuse(f"folder, {place}", unusable, len(found) + len(unusable), leave_out)
+    pictures.refuse(f"table, {place}", unusable, len(found) + len(unusable), leave_out)
     if not found:
         form = (
             "it should hold a folder for each class, with images in it, or beside a table with a column of labels images alone"
@@ -124,7 +124,7 @@ def images(place, leave_out, *, by_class, beside=(), meanings=None):
         classes = {name for folder in folders for name in _folders(place / folder)} if split else set(folders)
         if empty := sorted(classes - set(labels)):
             raise ValueError(f"{place} has no image of class {empty[0]!r}: put some there, or remove the folder")
-    pictures.tell(f"folder, {place}", left_out)
+    pictures.tell(f"table, {place}", left_out)
     return found, labels, [part[0] for part in parts] if split else None, tuple(left_out)
 
 

@@ -145,7 +145,8 @@ def image_names(frame, file, table) -> list:
     for field in fields or [file]:
         if field not in frame:
             raise ValueError(
-                f"{table} has no column {field!r}, of the images' paths; it has {', '.join(frame.columns)}"
+                f"{table} has no column {field!r}, of the images' paths; it has {', '.join(frame.columns)}. Name theirs "
+                "with file (--file)"
             )
     values = {field: texts(frame[field]) for field in fields}
     return [re.sub(r"\{([^{}]+)\}", lambda hit: values[hit[1]][row], file) for row in range(len(frame))]  # noqa: B023

@@ -108,7 +108,7 @@ def defaults(**changes) -> dict:
     return known | changes
 
 
-def from_rows(place, frame, options, source=None, name="folder") -> Dataset:
+def from_rows(place, frame, options, source=None, name="table") -> Dataset:
     """Prepare the images of a folder as `prepare` does.
 
     Parameters
@@ -269,10 +269,10 @@ def _choose(frame, kept, images, options, source):
     missing += [
         f"{image}: is not in {source.name}" for image in images if image not in chosen and image not in excluded
     ]
-    pictures.refuse(f"folder, {source}", missing, len(chosen) + len(missing), options["leave_out"])
+    pictures.refuse(f"table, {source}", missing, len(chosen) + len(missing), options["leave_out"])
     if not kept.all():
         missing.append(f"{(~kept).sum()} rows: not where {options['where']}")
-    pictures.tell(f"folder, {source}", missing)
+    pictures.tell(f"table, {source}", missing)
     return chosen, tuple(missing)
 
 
@@ -288,7 +288,7 @@ def _labelled(label, chosen, options, source):
             f'into bands, such as label_bands="{classes[len(classes) // 3]} {classes[2 * len(classes) // 3]}"'
         )
     unlabelled = [f"{image}: has no label" for image, number in zip(chosen, numbers, strict=True) if number < 0]
-    pictures.refuse(f"folder, {source}", unlabelled, len(chosen), options["leave_out"])
-    pictures.tell(f"folder, {source}", unlabelled)
+    pictures.refuse(f"table, {source}", unlabelled, len(chosen), options["leave_out"])
+    pictures.tell(f"table, {source}", unlabelled)
     labelled = {image: row for (image, row), number in zip(chosen.items(), numbers, strict=True) if number >= 0}
     return (classes, numbers[numbers >= 0]), labelled, tuple(unlabelled)
