@@ -184,6 +184,16 @@ def test_populations_that_agree_have_no_exemplars():
     assert (found["share"], found["share_within"], found["difference"], found["difference_p_value"]) == (0, 0, 0, 1)
 
 
+def test_exemplars_of_pairs_are_exchanged_within_pairs():
+    y, g, pair = np.tile([0, 1, 2], 40), np.repeat([0, 1], 60), np.tile(np.arange(60), 2)
+    students = np.where(pair % 4 == 0, (y + 1) % 3, y)[None]
+    found = bias.exemplars(y, [y], students, g, pair=pair, n=50)
+    assert (found["share"], found["difference"], found["difference_p_value"]) == (0.25, 0, 1)
+    assert (found["difference_low"], found["difference_high"]) == (0, 0), "both pictures of a pair change, or none"
+    alone = bias.exemplars(y, [y], students, g, n=50)
+    assert alone["difference_low"] < 0 < alone["difference_high"]
+
+
 def test_exemplars_in_one_group_are_found_and_seeds_alone_show_in_the_floor():
     rng = np.random.default_rng(31)
     y, g = np.tile([0, 1, 2], 200), np.repeat([0, 1], 300)

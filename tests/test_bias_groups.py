@@ -1,5 +1,6 @@
 """Figures by group in kdlib.bias: ratios, AUC, Brier score, coverage, confusion, intersections; and how groups may be coded."""
 
+import inspect
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from bias_examples import STUDENT, TABLE_METRICS, TEACHER, G, Y, checked, close, images, simulate
+from bias_examples import SHARE, STUDENT, TABLE_METRICS, TEACHER, G, Y, checked, close, images, simulate
 from fairlearn import metrics as fairlearn_metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -138,6 +139,7 @@ def test_a_metric_is_one_function_and_one_entry(monkeypatch):
     st.lists(st.tuples(st.sampled_from([-1, 0, 1]), st.sampled_from("abc")), min_size=1, max_size=40), st.integers(1, 6)
 )
 def test_intersections_equal_a_slow_loop(rows, min_count):
+    rows = [(0, "a"), *rows]  # −1 and 1 alone are refused
     one, other = (np.array(values) for values in zip(*rows, strict=True))
     crossed = bias.intersection({"one": one, "other": other}, min_count=min_count)
     names = [f"one={a}, other={b}" if a >= 0 else None for a, b in rows]
@@ -268,12 +270,66 @@ def test_pandas_rows_that_are_not_aligned_are_refused():
     assert bias.summary(y[order], p[order], shuffled, n=5) == bias.summary(Y[order], STUDENT[order], G[order], n=5)
 
 
+def test_a_shuffled_group_is_no_small_bias():
+    y, g = np.tile([0, 1], 50), np.repeat([0, 1], 50)
+    p = np.where((g == 1) & (np.arange(100) % 5 == 0), 1 - y, y)
+    close(bias.mean_absolute_disparity(y, p, g), 0.2)
+    group = pd.Series(g).sample(frac=1, random_state=0)
+    with pytest.raises(ValueError, match="different pandas indexes"):
+        bias.mean_absolute_disparity(pd.Series(y), p, group)
+    close(bias.mean_absolute_disparity(pd.Series(y)[group.index], p[group.index], group), 0.2)
+
+
+ALIGNED = {
+    "y_true": Y, "y_pred": STUDENT, "group": G, "pair": np.arange(16) // 2, "source": np.arange(16) // 2, "share": SHARE,
+    "together": np.arange(16) // 2, "logits": np.eye(3)[STUDENT], "y_prob": np.eye(3)[STUDENT],
+    "probability": np.eye(3)[STUDENT], "teacher_pred": TEACHER, "student_pred": STUDENT,
+    "teacher_preds": [TEACHER, TEACHER], "student_preds": [STUDENT, STUDENT], "predictions": [STUDENT, STUDENT],
+}  # fmt: skip
+ARRAYS = {
+    name: [key for key in inspect.signature(getattr(bias, name)).parameters if key in ALIGNED]
+    for name in bias.__all__
+    if inspect.isfunction(getattr(bias, name))
+}
+
+
+@pytest.mark.parametrize("name", [name for name, arrays in ARRAYS.items() if len(arrays) > 1])
+def test_every_function_refuses_each_array_in_another_order(name):
+    function = getattr(bias, name)
+    options = {"n": 3, "repeats": 1, "folds": 2, "metric": bias.mean_absolute_disparity}
+    options = {key: value for key, value in options.items() if key in inspect.signature(function).parameters}
+    arrays = {key: pd.DataFrame(ALIGNED[key]).squeeze() for key in ARRAYS[name]}
+    if name == "skew_amplification":
+        arrays |= {"group": pd.Series(np.repeat([0, 1], 8)), "source": pd.Series(np.tile(np.arange(8), 2))}
+    function(**arrays, **options)
+    for key, values in arrays.items():
+        axis = int(len(values) != len(Y))
+        for other in (values.sample(frac=1, random_state=0, axis=axis), values.set_axis(np.arange(16) + 1, axis=axis)):
+            with pytest.raises(ValueError, match="different pandas indexes"):
+                function(**arrays | {key: other}, **options)
+    for key in {"teacher_preds", "student_preds"} & set(arrays):  # of one model
+        with pytest.raises(ValueError, match="different pandas indexes"):
+            function(**arrays | {key: pd.Series(STUDENT).sample(frac=1, random_state=0)}, **options)
+    for key in {"teacher_preds", "student_preds", "predictions"} & set(arrays):
+        shuffled = [pd.Series(STUDENT), pd.Series(STUDENT).sample(frac=1, random_state=0)]
+        with pytest.raises(ValueError, match="different pandas indexes"):
+            function(**arrays | {key: shuffled}, **options)
+
+
 def test_masked_entries_are_unknown_and_objects_are_counted():
     masked = np.ma.masked_array(G, mask=Y == 2)
     assert bias.summary(Y, STUDENT, masked, n=5) == bias.summary(Y, STUDENT, np.where(Y == 2, -1, G), n=5)
     assert bias.summary(Y, STUDENT, np.ma.masked_array(G == 1, mask=Y == 2), n=5)["unknown"] == 4
     with pytest.raises(ValueError, match="4 are masked"):
         bias.summary(np.ma.masked_array(Y, mask=Y == 2), STUDENT, G, n=5)
+    with pytest.raises(ValueError, match="masked"):
+        bias.group_brier(Y, np.ma.masked_equal(np.eye(3)[STUDENT], 0), G)
+    for kind in ("Int64", "boolean", "int64[pyarrow]"):  # pandas' nullable numbers
+        nullable = pd.Series(G == 1 if kind == "boolean" else G, dtype=kind).where(Y != 2)
+        assert bias.summary(Y, STUDENT, nullable, n=5) == bias.summary(Y, STUDENT, masked, n=5)
+        assert bias.intersection({"a": nullable}).group.tolist() == np.where(Y == 2, -1, 0).tolist()
+    pair = np.where(np.arange(16) < 12, (np.arange(16) // 2).astype(str), "")
+    assert bias.flip_rate(STUDENT, np.tile([0, 1], 8), pair).pairs == 6, "pictures without an id are no pair"
     for kind in (list(G), (G == 1).tolist()):
         objects = np.array(kind, dtype=object)
         assert bias.summary(Y.astype(object), STUDENT, objects, n=5) == bias.summary(Y, STUDENT, G, n=5)
@@ -285,6 +341,31 @@ def test_minus_one_and_one_are_not_taken_for_two_groups():
     for call in (bias.summary, bias.class_disparity):
         with pytest.raises(ValueError, match="write 0 and 1"):
             call(Y, STUDENT, np.where(G == 1, 1, -1))
+    for values in (np.where(G == 1, 1, -1), np.where(G == 1, "1", "-1"), np.ma.masked_array(2 * G - 1, mask=Y == 2)):
+        with pytest.raises(ValueError, match="a holds −1 and 1 alone"):
+            bias.intersection({"a": values, "b": Y}, min_count=1)
+    only_1 = np.ma.masked_array(G, mask=G == 0)
+    assert np.isnan(bias.mean_absolute_disparity(Y, STUDENT, only_1)), "masked entries are no −1"
+    words = np.array([*"01", "NULL", "n/a", "", "-1"])
+    assert bias.intersection({"a": words}, min_count=1).group.tolist() == [0, 1, -1, -1, -1, -1]
+
+
+def test_classes_that_do_not_occur_take_no_room():
+    y, p = (np.append(values * 48662, values) for values in (Y, STUDENT))
+    for number in (None, 10**8):
+        close(bias.mean_absolute_disparity(Y * 48662, STUDENT * 48662, G, num_classes=number), 5 / 18)
+    assert bias.bias_amplification(y, p, np.append(G, G)) == bias.bias_amplification(
+        y, p, np.append(G, G), num_classes=10**5
+    )
+    close(bias.class_disparity(Y * 500, STUDENT * 500, G, num_classes=1001)[::500], [0.25, -0.25, -1 / 3])
+    for call in (
+        lambda: bias.fractional_disparity(Y * 10**9, STUDENT * 10**9, SHARE),
+        lambda: bias.class_disparity(Y * 10**9, STUDENT * 10**9, G),
+    ):
+        with pytest.raises(ValueError, match="number them from 0"):
+            call()
+    with pytest.raises(ValueError, match="30000 classes in 2 groups take 14 GB"):
+        bias.equalized_odds_difference(np.arange(30000), np.arange(30000), np.tile([0, 1], 15000))
 
 
 # ---- the package

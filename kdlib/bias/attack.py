@@ -4,7 +4,7 @@ import numpy as np
 
 from kdlib.bias.paired import units_of
 from kdlib.bias.scores import as_scores
-from kdlib.bias.tables import Images, as_array
+from kdlib.bias.tables import Images, as_array, check_index
 from kdlib.bias.uncertainty import permuted_images, quantiles
 
 FIGURES = (
@@ -63,6 +63,7 @@ def leakage(y_true, logits, group, *, folds=5, repeats=5, n=20, seed=0, together
     ----------
     Wang et al. (2019), Balanced datasets are not enough: estimating and mitigating gender bias in deep image representations.
     """
+    check_index(y_true=y_true, logits=logits, group=group, together=together)
     images = Images(group, as_array(logits).shape[-1], y_true=y_true)
     (y_true,), group = images.labels, images.group
     logits, known = as_scores(logits, "logits", len(y_true)), group >= 0

@@ -4,7 +4,19 @@ disparity of an attribute that comes in shares."""
 import numpy as np
 
 from kdlib.bias.metrics import table_metric
-from kdlib.bias.tables import TINY, as_vector, cells, check_index, check_labels, extent, gap, mean_of, rate, ratio
+from kdlib.bias.tables import (
+    TINY,
+    as_vector,
+    cells,
+    check_index,
+    check_labels,
+    check_reach,
+    extent,
+    gap,
+    mean_of,
+    rate,
+    ratio,
+)
 
 
 @table_metric()
@@ -122,6 +134,7 @@ def fractional_disparity(y_true, y_pred, share, *, num_classes=None):
     if ((share < 0) | (share > 1)).any():
         raise ValueError(f"share must be in [0, 1], or NaN where unknown; it has {share[(share < 0) | (share > 1)][0]}")
     (y_true, y_pred), num_classes = check_labels(share, num_classes, y_true=y_true, y_pred=y_pred)
+    check_reach(num_classes)
     right, weights = y_true == y_pred, np.nan_to_num(np.stack([1 - share, share]))
     part, whole = (np.array([np.bincount(y_true, w, num_classes) for w in ws]) for ws in (weights * right, weights))
     return gap(part, whole, TINY)

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from kdlib.bias.tables import as_array, check_index
+from kdlib.bias.tables import as_array, check_index, check_signs, is_missing
 
 Intersection = namedtuple("Intersection", "group names counts pooled")
 
@@ -15,7 +15,8 @@ def intersection(attributes, *, min_count=20):
     Parameters
     ----------
     attributes : dict of name: array (N,)
-        Values of each attribute: numbers or names. An image is unknown (−1) if any of them is missing: −1, NaN, None or "".
+        Values of each attribute: numbers or names. An image is unknown (−1) if any of them is missing: masked, −1, NaN, None,
+        "" or another word for it, as NULL.
     min_count : int
         Combinations with fewer images are pooled into one last group, "other".
 
@@ -28,7 +29,7 @@ def intersection(attributes, *, min_count=20):
     Raises
     ------
     ValueError
-        For no attributes, and lengths that differ.
+        For no attributes, lengths that differ, and an attribute of −1 and 1 alone.
 
     References
     ----------
@@ -47,10 +48,11 @@ def intersection(attributes, *, min_count=20):
         raise ValueError(f"attributes must be arrays of one length, one or more; their shapes are {shapes}")
     count = len(next(iter(columns.values())))
     known, code, labels = np.ones(count, bool), np.zeros(count, int), [""]
-    for values in columns.values():
-        known &= ~np.array([_missing(value) for value in np.ma.filled(values.astype(object), None)], dtype=bool)
     for name, values in columns.items():
-        different, number = np.unique(values[known], return_inverse=True)
+        check_signs(name, set(np.ma.compressed(values).tolist()))
+        known &= ~is_missing(values)
+    for name, values in columns.items():
+        different, number = np.unique(np.ma.getdata(values)[known], return_inverse=True)
         labels = [f"{label}, {name}={value}" if label else f"{name}={value}" for label in labels for value in different]
         code[known] = code[known] * len(different) + number
     if not known.any():
@@ -64,8 +66,3 @@ def intersection(attributes, *, min_count=20):
     names = tuple(labels[number] for number in kept) + (("other",) if rare.size else ())
     counts = np.append(images[kept], images[rare].sum()) if rare.size else images[kept]
     return Intersection(group, names, counts, {labels[number]: int(images[number]) for number in rare})
-
-
-def _missing(value):
-    """Whether an attribute's value is unknown."""
-    return value is None or value == "" or value == -1 or value != value

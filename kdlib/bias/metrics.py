@@ -19,6 +19,7 @@ from kdlib.bias.tables import (
     TINY,
     Images,
     cells,
+    check_index,
     count_cells,
     extent,
     gap,
@@ -72,6 +73,7 @@ def table_metric(tail="greater", groups=None):
         paired = any(option.name == "covariance" for option in options)
 
         def metric(y_true, y_pred, group, *, num_classes=None, **options):
+            check_index(y_true=y_true, y_pred=y_pred, group=group, pair=options.get("pair"))
             images = Images(group, num_classes, groups, y_true=y_true, y_pred=y_pred)
             if paired:
                 units = units_of(images.labels[0], images.group, options.pop("pair", None))

@@ -6,7 +6,7 @@ stay in every figure; under the null they are exchanged among themselves within 
 
 import numpy as np
 
-from kdlib.bias.tables import TINY, as_vector, check_group, check_index, count_cells, rate
+from kdlib.bias.tables import TINY, as_vector, check_group, check_index, count_cells, is_missing, rate
 
 
 def is_paired(source, group) -> bool:
@@ -34,14 +34,13 @@ def pair_numbers(pair, images):
     pair = as_vector(pair, "pair")
     if len(pair) != images:
         raise ValueError(f"pair has {len(pair)} entries, the group {images}: lengths differ")
-    missing = np.ma.getmaskarray(pair) | (pair != pair)
-    if pair.dtype.kind in "iuf":
-        missing = missing | (pair < 0)
-    elif pair.dtype.kind == "O":
-        missing = missing | np.array([value is None for value in pair])
-    missing = np.asarray(missing, dtype=bool)
+    values = np.ma.getdata(pair)
+    if values.dtype.kind in "iuf":
+        missing = np.ma.getmaskarray(pair) | (values != values) | (values < 0)
+    else:
+        missing = is_missing(pair)
     numbers = np.full(images, -1)
-    numbers[~missing] = np.unique(np.asarray(pair)[~missing], return_inverse=True)[1]
+    numbers[~missing] = np.unique(values[~missing], return_inverse=True)[1]
     return numbers
 
 

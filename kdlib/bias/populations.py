@@ -7,7 +7,7 @@ import numpy as np
 
 from kdlib.bias.metrics import accuracy_gap, class_disparity, class_disparity_range
 from kdlib.bias.stats import benjamini_hochberg, student_interval, t_test, welch
-from kdlib.bias.tables import Images, as_array, mean_of, rate
+from kdlib.bias.tables import Images, check_index, mean_of, model_rows, rate
 from kdlib.bias.uncertainty import noise_floor
 
 BLOCK = 2**22  # entries (image, class) counted at a time
@@ -15,16 +15,11 @@ BLOCK = 2**22  # entries (image, class) counted at a time
 
 def _populations(y_true, teacher_preds, student_preds, group, num_classes=None):
     """Return the checked Images, and teachers (T, N) and students (S, N)."""
-    rows = {"y_true": y_true}
-    for name, predictions in (("teacher_preds", teacher_preds), ("student_preds", student_preds)):
-        predictions = np.atleast_2d(as_array(predictions))
-        if predictions.ndim != 2 or not len(predictions):
-            raise ValueError(f"{name} must be (models, images); their shape is {predictions.shape}")
-        rows |= {f"{name}[{i}]": row for i, row in enumerate(predictions)}
-    images = Images(group, num_classes, **rows)
-    teachers = sum(name.startswith("teacher") for name in rows)
+    given = {"teacher_preds": teacher_preds, "student_preds": student_preds}
+    teachers, students = (model_rows(name, [rows] if np.ndim(rows) == 1 else rows) for name, rows in given.items())
+    images = Images(group, num_classes, y_true=y_true, **teachers, **students)
     models = np.stack(images.labels[1:])
-    return images, models[:teachers], models[teachers:]
+    return images, models[: len(teachers)], models[len(teachers) :]
 
 
 def _modal(predictions, num_classes):
@@ -79,6 +74,7 @@ def exemplars(y_true, teacher_preds, student_preds, group, *, pair=None, n=2000,
     Hooker et al. (2019), What do compressed deep neural networks forget? Hooker et al. (2020), Characterising bias in
     compressed models.
     """
+    check_index(y_true=y_true, group=group, pair=pair)
     images, teachers, students = _populations(y_true, teacher_preds, student_preds, group)
     y_true, group, groups, num_classes = images.labels[0], images.group, images.groups, images.num_classes
     mask, known = _differ(teachers, students, num_classes), group >= 0
@@ -93,7 +89,7 @@ def exemplars(y_true, teacher_preds, student_preds, group, *, pair=None, n=2000,
     difference = [np.nan] * 4
     if groups == 2:  # as the gap in accuracy of a model that has every image right but the exemplars
         marked, options = np.where(mask, num_classes, y_true), {"num_classes": num_classes + 1, "n": n, "seed": seed}
-        floor = noise_floor(accuracy_gap, y_true, marked, group, **options)
+        floor = noise_floor(accuracy_gap, y_true, marked, group, pair=pair, **options)
         difference = 0.0 - floor.value, 0.0 - floor.high, 0.0 - floor.low, floor.p_value
     names = "difference", "difference_low", "difference_high", "difference_p_value"
     result |= dict(zip(names, difference, strict=True))

@@ -4,8 +4,9 @@ from collections import namedtuple
 
 import numpy as np
 
+from kdlib.bias.tables import UNKNOWN, check_signs
+
 Predictions = namedtuple("Predictions", "y_true y_pred group classes groups")
-UNKNOWN = {"", "-1", "nan", "none", "null", "<na>", "na", "n/a"}  # as programs write that a group is missing
 
 
 def read_csv(path, *, label="label", prediction="prediction", group="group"):
@@ -74,10 +75,7 @@ def from_table(table, name, label, predictions, group) -> tuple:
     for column in predictions:
         _check_classes(name if column == predictions[0] else f"{name}, {column}", table[label], table[column])
     known = ~is_unknown(table[group])
-    if set(table[group][known]) == {"1"} and (table[group] == "-1").any():
-        raise ValueError(
-            f"{name}: groups −1 and 1 alone: write 0 and 1 for two groups; −1 means that the group is unknown"
-        )
+    check_signs(f"{name}: column {group}", set(table[group]))
     classes, (y_true, *y_pred) = _numbered([table[column] for column in columns[:-1]])
     groups = tuple(sorted(set(table[group][known]), key=lambda name: (int(name) if name.isdecimal() else -1, name)))
     numbers = np.full(len(table), -1)

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from kdlib.bias.tables import as_array, check_group, check_index, check_labels, mean_of, plain, rate
+from kdlib.bias.tables import as_array, check_group, check_index, check_labels, mean_of, plain, rate, unmasked
 
 Calibration = namedtuple("Calibration", "confidence accuracy count ece")
 Coverage = namedtuple("Coverage", "coverage threshold group_coverage group_accuracy")
@@ -12,7 +12,7 @@ Coverage = namedtuple("Coverage", "coverage threshold group_coverage group_accur
 
 def as_scores(values, name, images):
     """Return finite scores (images, classes) as float64; raise ValueError otherwise."""
-    values = as_array(values)
+    values = unmasked(as_array(values), name)
     if values.ndim != 2 or values.shape[1] < 1:
         raise ValueError(f"{name} must be (images, classes); their shape is {values.shape}")
     if len(values) != images:

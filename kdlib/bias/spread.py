@@ -5,7 +5,7 @@ from collections import namedtuple
 import numpy as np
 
 from kdlib.bias.stats import student_interval
-from kdlib.bias.tables import Images, as_array, mean_of, plain
+from kdlib.bias.tables import Images, mean_of, model_rows, plain
 from kdlib.bias.uncertainty import CHUNK, collect, quantiles, strata
 
 Spread = namedtuple("Spread", "value seeds_std seeds_low seeds_high images_std images_low images_high seeds n")
@@ -37,12 +37,8 @@ def sources_of_spread(metric, y_true, predictions, group, *, n=2000, seed=0, **k
     ValueError
         As in the metric.
     """
-    predictions = as_array(predictions)
-    if predictions.ndim != 2 or not len(predictions):
-        raise ValueError(f"predictions must be (models, images); their shape is {predictions.shape}")
-    metric_groups = getattr(metric, "groups", None)
-    rows = {f"predictions[{i}]": row for i, row in enumerate(predictions)}
-    images = Images(group, kw.pop("num_classes", None), metric_groups, y_true=y_true, **rows)
+    rows = model_rows("predictions", predictions)
+    images = Images(group, kw.pop("num_classes", None), getattr(metric, "groups", None), y_true=y_true, **rows)
     kw = kw | {"num_classes": images.num_classes}
     y_true, predictions, group = images.labels[0], np.stack(images.labels[1:]), images.group
     values = np.array([metric(y_true, predicted, group, **kw) for predicted in predictions])

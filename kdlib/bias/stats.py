@@ -79,7 +79,12 @@ def paired_difference(values, control) -> dict:
     if hasattr(values, "reindex") and hasattr(control, "reindex"):
         difference = (values.astype(float) - control.astype(float)).dropna()
     else:
-        difference = np.asarray(values, dtype=float) - np.asarray(control, dtype=float)
+        values, control = np.asarray(values, dtype=float), np.asarray(control, dtype=float)
+        if values.shape != control.shape:
+            raise ValueError(
+                f"values and control are matched by position; their shapes are {values.shape}, {control.shape}"
+            )
+        difference = values - control
     mean, half = interval(difference)
     return {"difference": mean, "half": half, "p_value": float(t_test(difference)), "n": len(difference)}
 

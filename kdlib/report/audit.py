@@ -11,6 +11,7 @@ import pandas as pd
 
 from kdlib import bias, files
 from kdlib.bias import reading
+from kdlib.bias.tables import check_signs
 from kdlib.data import rows
 
 IDS = ("id", "file", "filename", "image", "path")  # columns that name a row, where no other is given
@@ -201,6 +202,7 @@ def _crossed(table, attributes):
     texts = {}
     for column in attributes:
         values = _texts(table[column])
+        check_signs(f"column {column}", set(values))
         texts[column] = values.where(~reading.is_unknown(values), "").to_numpy(object)
     crossed = bias.intersection(texts, min_count=SMALL)
     if len(crossed.names) - bool(crossed.pooled) < 2:  # small data: better tiny groups than none
