@@ -75,7 +75,12 @@ def _add_new(commands, arguments):
     new.add_argument("file", help="where it goes, as mine.toml")
     new.add_argument("--from", dest="base", default="quick", help="a study whose methods, seeds and debiasers it takes")
     new.add_argument("--data", default="table", help="table (your own pictures), fairface, celeba, …")
-    new.add_argument("--teacher", help="a network (default: one that fits the pictures)")
+    new.add_argument(
+        "--teacher",
+        help="a network (default: one that fits the pictures); one of yours is taken as it is: package.module:function, "
+        "an .npz file of its outputs, or a network whose weights are given",
+    )
+    new.add_argument("--teacher-weights", metavar="FILE", help="a checkpoint of the teacher")
     new.add_argument("--student", help="a network (default: one that fits the pictures)")
     new.add_argument("--minutes", type=float, default=20, help="of all training, which decides the epochs (20)")
     new.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
@@ -182,7 +187,7 @@ def _new(chosen):
     data.defaults(chosen.data)  # a misspelt name is refused
     given = {name.removeprefix("data_"): value for name, value in vars(chosen).items() if name.startswith("data_")}
     given = {name: value if isinstance(value, str) else " ".join(value) for name, value in given.items() if value}
-    networks = {"teacher": chosen.teacher, "student": chosen.student}
+    networks = {name: getattr(chosen, name) for name in ("teacher", "teacher_weights", "student")}
     new(chosen.file, chosen.base, chosen.data, given, minutes=chosen.minutes, overwrite=chosen.overwrite, **networks)
 
 

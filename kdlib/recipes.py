@@ -38,7 +38,7 @@ class Recipe:
     teacher_lr: float | None = None
     teacher_batch_size: int | None = None
     teacher_schedule: str | None = None
-    # "imagenet": start from torchvision's weights; "published": the fetched checkpoint, without training
+    # "imagenet": start from published weights; "published": the fetched checkpoint, and a file: yours, without training
     weights: str = "none"
     teacher_weights: str = "none"
 

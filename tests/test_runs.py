@@ -218,7 +218,7 @@ def test_training_starts_from_imagenet_weights_or_says_where_to_put_them(tiny, t
         ({"data_options": "skew=0.9, skew=0.8"}, "given twice"),
         ({"data_options": "skew=0.9", "skew": 0.9}, "given twice"),
         ({"method": "ckd", "weights": "published"}, "method scratch"),
-        ({"teacher_weights": "published", "teacher_debias": "domain_independent"}, "no debiaser"),
+        ({"teacher_weights": "published", "teacher_debias": "domain_independent"}, "cannot be debiased"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(wrong, words):

@@ -54,6 +54,7 @@ def assemble(images, labels, columns, called, source, options, left_out=(), name
     _check_trained(numbers[parts["train"]], classes, source)
     origin = np.unique(persons, return_inverse=True)[1].astype(np.int64)
     fields = {"labels": numbers.astype(np.int64), "group": group, "source": origin}
+    fields |= {"names": np.array(list(images))} if isinstance(images, dict) else {}
     fields |= {} if shares is None else {"group_share": shares}
     if isinstance(images, dict):
         size = options["size"] or 64

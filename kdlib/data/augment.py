@@ -52,9 +52,12 @@ class Images:
     resident : bool, optional
         Whether the images stay on the device, where batches are cut without worker processes. By default they do unless they
         would fill more than half of a GPU's free memory; then a thread sends each batch ahead of its step.
+    split : str
+        Its name; a teacher of whom there are outputs alone has them by split.
     """
 
-    def __init__(self, images, mean, std, *, padding=0, flip=False, device="cpu", resident=None):
+    def __init__(self, images, mean, std, *, padding=0, flip=False, device="cpu", resident=None, split=""):
+        self.split = split
         self.device = torch.device(device)
         self.resident = _fit(images.nbytes, self.device) if resident is None else resident
         pixels = torch.from_numpy(np.ascontiguousarray(images))

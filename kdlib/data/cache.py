@@ -15,7 +15,7 @@ import numpy as np
 from kdlib import files
 from kdlib.data.splits import Dataset, Split, class_by_group
 
-FORMAT = 1  # raise when the cache's form, or what a source prepares, changes
+FORMAT = 2  # raise when the cache's form, or what a source prepares, changes
 
 
 def digest(content) -> str:

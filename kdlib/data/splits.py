@@ -22,6 +22,8 @@ class Split:
         In [0, 1], NaN where unknown; None unless the attribute is fractional.
     source : int64, (N,)
         Which original image or person a sample shows.
+    names : str, (N,), or None
+        What a table of your own calls each image.
     """
 
     images: np.ndarray
@@ -29,6 +31,7 @@ class Split:
     group: np.ndarray
     group_share: np.ndarray | None = None
     source: np.ndarray | None = None
+    names: np.ndarray | None = None
 
     def __len__(self):
         return len(self.labels)

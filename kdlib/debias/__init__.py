@@ -62,6 +62,9 @@ class Debiaser:
     needs_embedding: bool = False
 
 
+READ_EMBEDDING = ("mfd", "dett")  # debiasers that read the teacher's embedding
+
+
 class Teacher(NamedTuple):
     """What a debiaser may know of the teacher before training.
 

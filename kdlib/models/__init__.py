@@ -17,6 +17,7 @@ from . import convnet, mobilenetv2, resnet, resnet_imagenet, shufflenetv1, shuff
 from .checkpoint import load_checkpoint
 from .common import Output, fast_layout, get_head, in_precision, set_head
 from .compiling import compiled_if_it_works
+from .own import TIMM, from_function, from_timm, returned, timm_weights
 
 __all__ = [
     "FAMILIES",
@@ -24,12 +25,14 @@ __all__ = [
     "build_model",
     "compiled_if_it_works",
     "fast_layout",
+    "from_function",
     "get_head",
     "imagenet_file",
     "in_precision",
     "is_own",
     "load_checkpoint",
     "names",
+    "returned",
     "set_head",
 ]  # fmt: skip
 
@@ -60,12 +63,12 @@ def build_model(name, num_classes=100, *, weights=None):
     Parameters
     ----------
     name : str
-        One of `names()`, or convnet_{w} for any positive width w.
+        One of `names()`, convnet_{w} for any positive width w, or timm/{name} for a network of timm (the extra `timm`).
     num_classes : int
         Two or more.
     weights : str, optional
-        Published weights of a torchvision network, as "DEFAULT" or "IMAGENET1K_V1". The head is new unless `num_classes` is
-        the published number.
+        Published weights of a network of torchvision, as "DEFAULT" or "IMAGENET1K_V1", or of timm. The head is new unless
+        `num_classes` is the published number.
 
     Returns
     -------
@@ -95,6 +98,8 @@ def build_model(name, num_classes=100, *, weights=None):
         if weights is not None:
             raise ValueError(f"{name} has no weights to download; load a checkpoint with load_checkpoint" + _twin(name))
         return builder(num_classes)
+    if name.startswith(TIMM):
+        return from_timm(name, num_classes, weights is not None)
     torchvision_name = name.removeprefix(PREFIX)
     if torchvision_name in (*_torchvision().names(), *_torchvision().WITHOUT_LINEAR):
         return _torchvision().TorchvisionModel(torchvision_name, num_classes, weights)
@@ -107,12 +112,12 @@ def is_own(name) -> bool:
 
 
 def imagenet_file(name):
-    """Return the file name of the ImageNet weights of a torchvision network. Raises ValueError for other networks."""
+    """Return what names the published weights of a network of torchvision or timm. Raises ValueError for other networks."""
     if is_own(name):
         raise ValueError(
             f"{name} cannot start from ImageNet weights: those are published for torchvision's networks" + _twin(name)
         )
-    return _torchvision().weights_file(name.removeprefix(PREFIX))
+    return timm_weights(name) if name.startswith(TIMM) else _torchvision().weights_file(name.removeprefix(PREFIX))
 
 
 def _builders():

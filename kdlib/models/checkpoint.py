@@ -13,6 +13,7 @@ import torch
 # Where training scripts put the state dict, and what wrappers (data parallel, torch.compile) put before its keys
 PLACES = ("model", "model_state_dict", "state_dict", "net")
 PREFIXES = ("module.", "_orig_mod.")
+COUNTERS = ("n_averaged", "total_ops", "total_params")  # of averaging and profiling tools, which no network reads
 
 # What published files hold beside the weights (the script's arguments, an accuracy as a numpy number) and torch does not
 # know: data alone, which cannot call anything. numpy 2 moved the function that rebuilds a number.
@@ -26,7 +27,7 @@ HARMLESS = [
 ]
 
 
-def load_checkpoint(model, path):
+def load_checkpoint(model, path, place=None):
     """Load a checkpoint's weights into a model, all or nothing, and return the model.
 
     Parameters
@@ -34,20 +35,23 @@ def load_checkpoint(model, path):
     model : nn.Module
         On any device.
     path : path of a file
-        torch's format or .safetensors. It holds a state dict, alone or under "model", "model_state_dict", "state_dict" or
-        "net", with or without "module." before the keys; a torchvision network's may have torchvision's own keys.
+        torch's format or .safetensors. It holds a state dict, alone or under any name, as "model" or "state_dict", whose keys
+        may have a prefix in common, as "module."; a torchvision network's may have torchvision's own keys.
+    place : str, optional
+        The name of the state dict to take from a file that holds several.
 
     Raises
     ------
     FileNotFoundError
     ValueError
-        For a file that is truncated, is no checkpoint, could be read only by running code, or does not fit the model, which
-        is then unchanged.
+        For a file that is truncated, is no checkpoint, could be read only by running code, holds several state dicts, complex
+        or non-finite weights, or does not fit the model, which is then unchanged.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    state = _state_dict(_read(path), path)
+    state = _without_common_prefix(_state_dict(_read(path), path, place), model)
+    _check_numbers(state, path)
     if hasattr(model, "translate_keys"):
         state = model.translate_keys(state)
     loaded = model.state_dict()
@@ -97,26 +101,62 @@ def _is_pickle(path):
         return file.read(1) == b"\x80"
 
 
-def _state_dict(content, path):
-    """Return the state dict in a file's content, its keys without the prefixes of wrappers."""
-    candidates = [content]
-    if isinstance(content, Mapping):
-        candidates += [content.get(place) for place in PLACES]
-    for state in candidates:
-        if isinstance(state, Mapping) and state and all(map(torch.is_tensor, state.values())):
-            return {_without_prefix(str(key)): value for key, value in state.items()}
+def _state_dict(content, path, place=None):
+    """Return the state dict in a file's content, or the one at `place`, its keys without the prefixes of wrappers."""
+    found = {name: value for name, value in content.items() if _is_state(value)} if isinstance(content, Mapping) else {}
+    if place is None and _is_state(content):
+        found = {None: content}
+    if place is not None and place not in found:
+        raise ValueError(f"{path} holds no state dict {place!r}; it holds {_some(map(str, found)) or 'none'}")
+    if len(found) > 1 and place is None:
+        raise ValueError(
+            f"{path} holds {len(found)} sets of weights, {_some(map(str, found))}: say which, as "
+            f"{path.name}#{next(iter(found))}"
+        )
+    if found:
+        state = found[place if place is not None else next(iter(found))]
+        state = {_without_prefix(str(key)): value for key, value in state.items()}
+        return {key: value for key, value in state.items() if key.rpartition(".")[2] not in COUNTERS}
     description = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
         description += f" with the keys {_some(map(str, content)) or '(none)'}"
     raise ValueError(
-        f"{path} is no checkpoint: expected a state dict, alone or under {', '.join(PLACES)}; found {description}"
+        f"{path} is no checkpoint: expected a state dict, alone or under {', '.join(PLACES)} or another name; found "
+        f"{description}"
     )
+
+
+def _is_state(value):
+    """Return whether a value is a state dict: names of tensors."""
+    return isinstance(value, Mapping) and bool(value) and all(map(torch.is_tensor, value.values()))
 
 
 def _without_prefix(key):
     while key.startswith(PREFIXES):
         key = key.partition(".")[2]
     return key
+
+
+def _without_common_prefix(state, model):
+    """Return the state dict without a prefix of all its keys, as "student.", where no key of the model begins so."""
+    own = {key.split(".")[part] for key in model.state_dict() for part in (0, 1)[: key.count(".") + 1]}
+    while len(state) > 1 and len({key.partition(".")[0] for key in state}) == 1:
+        first = next(iter(state)).partition(".")[0]
+        if first in own or not all("." in key for key in state):
+            break
+        state = {key.partition(".")[2]: value for key, value in state.items()}
+    return state
+
+
+def _check_numbers(state, path):
+    """Raise ValueError for weights that no network can have."""
+    for key, value in state.items():
+        if value.is_complex():
+            raise ValueError(f"{path}: {key} is complex; weights are real numbers")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"{path}: {key} holds NaN or infinite numbers; take a checkpoint from before training failed"
+            )
 
 
 def _check_fit(expected, state, path, head_name):

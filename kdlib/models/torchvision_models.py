@@ -10,6 +10,7 @@ from torch import nn
 from torchvision import models
 
 from .common import Output, check_images
+from .own import with_head_apart
 
 # Both have auxiliary classifiers, and warn unless told how to start the weights
 AUXILIARY = ("googlenet", "inception_v3")
@@ -62,13 +63,7 @@ class TorchvisionModel(nn.Module):
 
     def translate_keys(self, state_dict):
         """Return a state dict that has torchvision's keys, as "fc.weight", with this model's; any other as it is."""
-        if any(key.startswith("backbone.") for key in state_dict):
-            return state_dict
-        place = self.torchvision_head + "."
-        return {
-            "head." + key.removeprefix(place) if key.startswith(place) else "backbone." + key: value
-            for key, value in state_dict.items()
-        }
+        return with_head_apart(state_dict, self.torchvision_head)
 
 
 def _find_weights(name, weights):

@@ -79,7 +79,7 @@ def write(folder, table, evidence, provenance):
         split = evidence.dataset.splits[name]
         for field in fields(Split):
             values = getattr(split, field.name)
-            if field.name != "images" and values is not None:
+            if field.name not in ("images", "names") and values is not None:
                 arrays[f"{name}_{field.name}"] = _small(values)
     predictions = {key: evidence.predictions(key) for key in keys}
     for name in ("val", "test"):

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdlib import data, paths
 from kdlib.bias import resolution
-from kdlib.runs.settings import Run, as_run, defaults, load_data, published_checkpoint
+from kdlib.runs.settings import Run, as_run, defaults, load_data
 
 LEVEL, HOPELESS = 0.05, 0.5  # p-values of the largest bias: above them little, or nothing, can be shown
 
@@ -78,9 +78,35 @@ def check_run(run, dataset):
     teacher = run.teacher_run()
     for each in (run,) if teacher is None else (teacher, run):
         check_debiaser(each.debias, dataset)
-        check_images(each.student, dataset.train.images.shape[-1])
-        if each.weights == "published":
-            _check_published(each.student, len(dataset.classes))
+        if not each.is_given:
+            check_images(each.student, dataset.train.images.shape[-1])
+    if teacher is not None and teacher.is_given:
+        _check_teacher(run, _given_network(teacher, dataset.fingerprint).embedding_dim)
+    elif run.is_given:
+        _given_network(run, dataset.fingerprint)
+
+
+def _check_teacher(run, embedding_dim):
+    """Raise ValueError where a run reads embeddings, and its teacher has none."""
+    from kdlib import debias, methods
+
+    readers = [f"method {run.method}"] if methods.needs_embedding(run.method) else []
+    readers += [f"debiaser {run.debias}"] if run.debias in debias.READ_EMBEDDING else []
+    if readers and not embedding_dim:
+        raise ValueError(
+            f"{readers[0]} reads the teacher's embedding, and {run.teacher} has none: take a method that reads logits alone "
+            "(ckd, ctkd, dkd), or give its embedding (docs/data.md, your own teacher)"
+        )
+
+
+def check_given(run, accuracy, labels):
+    """Raise ValueError for a given network that is right no more often than the most frequent label is."""
+    constant = np.bincount(labels).max() / len(labels)
+    if accuracy <= constant and run.weights != "published" and not paths.smoke():
+        raise ValueError(
+            f"{run.student} is right for {accuracy:.1%} of the validation images, a constant answer for {constant:.1%}: does "
+            "it expect pixels that are normalised otherwise, or other classes, or another order of them?"
+        )
 
 
 def check_debiaser(name, dataset):
@@ -122,8 +148,9 @@ def check_images(network, size):
     )
 
 
-@functools.cache
-def _check_published(network, classes):
-    from kdlib import models
+@functools.lru_cache(maxsize=4)
+def _given_network(run, fingerprint):
+    """A given network with its weights, checked with its data set (which the fingerprint stands for)."""
+    from kdlib.runs.networks import build_network
 
-    models.load_checkpoint(models.build_model(network, classes), published_checkpoint(network))
+    return build_network(run.student, run.load_data(), run.weights)

@@ -4,10 +4,11 @@ import functools
 import json
 
 import torch
+from safetensors.torch import load_file
 
 from kdlib import debias, evaluate, models, paths, teachers
 from kdlib.data.augment import Images, number_of_views
-from kdlib.runs import machine
+from kdlib.runs import given, machine
 from kdlib.runs.settings import as_run, load_data
 from kdlib.runs.store import checked_file
 
@@ -15,16 +16,32 @@ from kdlib.runs.store import checked_file
 def load_model(settings):
     """Return the trained network of a finished run, in eval mode, on the CPU."""
     run = as_run(settings).resolved()
-    dataset = run.load_data()
+    file, dataset = checked_file(run.key, "model.safetensors"), run.load_data()
+    if given.is_arrays(run.student):
+        return evaluate.StoredOutputs(load_file(file)).eval()
     with torch.random.fork_rng(
         devices=[]
     ):  # initial weights are drawn and overwritten; the caller's draws stay as they were
-        model = models.build_model(run.student, len(dataset.classes))
+        model = build_network(run.student, dataset)
         # a debiaser that needs a teacher has no head of its own
         debiaser = None if debias.needs_teacher(run.debias) else build_debiaser(run, dataset, model)
     if debiaser and debiaser.head:
         models.set_head(model, debiaser.head)
-    return models.load_checkpoint(model, checked_file(run.key, "model.safetensors")).eval()
+    return models.load_checkpoint(model, file).eval()
+
+
+def build_network(network, dataset, weights="none"):
+    """Return a run's network before training; weights "imagenet": those that were published for it. A given one is complete."""
+    classes = len(dataset.classes)
+    if given.is_arrays(network):
+        return evaluate.StoredOutputs(given.outputs(network, dataset))
+    if given.is_function(network):
+        size = dataset.train.images.shape[-1]
+        return models.from_function(network, classes, size, dataset.mean, dataset.std)
+    model = models.build_model(network, classes, weights="DEFAULT" if weights == "imagenet" else None)
+    if file := given.weights_file(network, weights):
+        models.load_checkpoint(model, *file)
+    return model
 
 
 def class_means(settings) -> torch.Tensor:
@@ -56,7 +73,8 @@ def build_debiaser(run, dataset, model, bank=None):
     if bank is not None:
         outputs = functools.partial(_plain_outputs, run.teacher_run(), "train", paths.runs_folder())
         held_out = functools.partial(_held_out, run.teacher_run(), dataset.val, paths.runs_folder())
-        teacher = debias.Teacher(bank.teacher.embedding_dim, outputs, models.get_head(bank.teacher), held_out)
+        head = models.get_head(bank.teacher) if bank.teacher.head_name else None
+        teacher = debias.Teacher(bank.teacher.embedding_dim, outputs, head, held_out)
     return debias.build_debiaser(
         run.debias,
         lam=run.lam,
@@ -81,7 +99,7 @@ def group_share(split, device):
 def _images(data_settings, split, device, data_folder):
     dataset = load_data(*data_settings)
     options = {"padding": dataset.padding, "flip": dataset.flip} if split == "train" else {}
-    return Images(dataset.splits[split].images, dataset.mean, dataset.std, device=device, **options)
+    return Images(dataset.splits[split].images, dataset.mean, dataset.std, device=device, split=split, **options)
 
 
 @functools.lru_cache(maxsize=2)

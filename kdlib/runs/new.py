@@ -12,6 +12,7 @@ from kdlib import data, files, paths, profiles
 from kdlib.bias import resolution
 from kdlib.data import options
 from kdlib.runs import checks, timing
+from kdlib.runs.given import is_given
 from kdlib.runs.settings import as_run
 
 # (teacher, student): least and largest picture, fewest training pictures, learning rate; the first that the time allows
@@ -28,7 +29,9 @@ TINY = ("convnet_8", "convnet_4")  # in the smoke size
 RESERVED = ("published", "bench", "other")  # folders of reports/ that are no study's
 
 
-def new(file, base, name, given, *, teacher=None, student=None, minutes=20.0, overwrite=False, log=print) -> Path:
+def new(
+    file, base, name, given, *, teacher=None, teacher_weights=None, student=None, minutes=20.0, overwrite=False, log=print
+) -> Path:  # fmt: skip
     """Write the profile of a study of the data set `name`, after a look at it, and return its path.
 
     Networks fit the size and number of the pictures, and epochs fit the time, by a short timing of a training step on this
@@ -46,6 +49,8 @@ def new(file, base, name, given, *, teacher=None, student=None, minutes=20.0, ov
         {option of the data set: text}; a path or table may also start at the working folder.
     teacher, student : str, optional
         Networks, in place of those that fit.
+    teacher_weights : str, optional
+        A file with the teacher's weights; it, a function's network and arrays of outputs are taken as they are.
     minutes : float
         For all training.
     log : callable
@@ -68,6 +73,7 @@ def new(file, base, name, given, *, teacher=None, student=None, minutes=20.0, ov
     blank = checks.look(settings)  # before torch is loaded, and images are decoded
     content["data"] = {"name": name, **data.parse_options(name, text)}
     _fit_groups(content, blank, log)
+    _take_teacher(content, teacher, teacher_weights, log)
     plans = _plans(content, blank, teacher, student)
     for plan in plans:
         checks.checked(_study(plan).grid())
@@ -136,6 +142,17 @@ def _fit_groups(content, dataset, log):
                 del teacher["debias"]
 
 
+def _take_teacher(content, teacher, weights, log):
+    """Let a study take a teacher as it is: it has no recipe, and cannot be debiased."""
+    if weights and not teacher:
+        raise ValueError(f"{weights} are the weights of which network? Name it with --teacher")
+    if not teacher or not is_given(teacher, weights or "none"):
+        return
+    content["teacher"] = {"weights": weights} if weights else {}
+    content["controls"] = [control for control in content.get("controls", ()) if control.startswith("none")]
+    log(f"{teacher} is taken as it is: it is evaluated, not trained, and what a debiased teacher does is left out")
+
+
 def _plans(content, dataset, teacher, student):
     """Contents of profiles, from the largest networks and the whole study to the smallest, one λ and two seeds."""
     for name in ("ablated", "published", "small_lr"):  # they belong to the networks and data of the other study
@@ -150,11 +167,9 @@ def _plans(content, dataset, teacher, student):
         for pair, (least, most, fewest, rate) in PAIRS.items()
         if least <= size <= most and count >= fewest and not paths.smoke()
     } or {TINY: 0.1}
-    own = {training.get("weights"), content["teacher"].get("weights")} - {
-        None,
-        "none",
-    }  # a recipe of these networks
-    if own:
+    as_it_is = is_given(teacher or "", content["teacher"].get("weights", "none"))
+    own = {training.get("weights"), content["teacher"].get("weights")} - {None, "none"}
+    if own and not as_it_is:  # a recipe of these networks
         pairs = {tuple(content["pairs"][0].split("->")): training["lr"]}
     if teacher or student:
         pairs = {(teacher or pair[0], student or pair[1]): rate for pair, rate in pairs.items()}
@@ -164,7 +179,7 @@ def _plans(content, dataset, teacher, student):
         for (of_teacher, of_student), rate in pairs.items():
             plan = copy.deepcopy(content | change) | {"pairs": [f"{of_teacher}->{of_student}"]}
             plan["training"]["lr"] = rate
-            plan["teacher"] = plan["teacher"] | ({} if own else {"lr": rate})
+            plan["teacher"] = plan["teacher"] | ({} if own or as_it_is else {"lr": rate})
             plans.append(plan)
     return plans
 
@@ -172,9 +187,11 @@ def _plans(content, dataset, teacher, student):
 def _kinds(plan, settings):
     """The teacher, the student alone and a distilled student of a plan, as runs."""
     teacher, student = plan["pairs"][0].split("->")
-    common = settings | {"teacher": teacher, "batch_size": plan["training"]["batch_size"]}
-    kinds = (teacher, "scratch"), (student, "scratch"), (student, "ckd")
-    return [as_run(common | {"student": network, "method": method}) for network, method in kinds]
+    weights = plan["teacher"].get("weights", "none")
+    common = settings | {"batch_size": plan["training"]["batch_size"]}
+    kinds = {"student": teacher, "weights": weights if is_given(teacher, weights) else "none"}, {"student": student}
+    distilled = {"student": student, "method": "ckd", "teacher": teacher, "teacher_weights": weights}
+    return [as_run(common | {"method": "scratch"} | kind) for kind in (*kinds, distilled)]
 
 
 def _within(plans, dataset, settings, minutes, log):
@@ -188,8 +205,11 @@ def _within(plans, dataset, settings, minutes, log):
             return plan, 60, 1
         if pair not in timed:
             timed[pair] = timing.time_steps(_kinds(plan, settings), dataset)
-            rates = ", ".join(f"{1 / seconds:.0f}" for seconds in timed[pair][:3])
-            log(f"{pair}: {rates} images a second (teacher, student, distilled student; one core)")
+            kinds = zip(("teacher", "student", "distilled student"), timed[pair][:3], strict=True)
+            rates = ", ".join(
+                f"{name} {1 / seconds:.0f}" for name, seconds in kinds if seconds
+            )  # none of a given teacher
+            log(f"{pair}: images a second on one core: {rates}")
         start, epoch = timing.cost(_runs(plan), pair.partition("->")[0], dataset, timed[pair])
         epochs = min(most, int((60 * minutes - start) / epoch))
         if epochs >= least:
@@ -215,7 +235,8 @@ def _finish(plan, dataset, minutes):
     """Add to a plan what follows from its epochs, and what it is about."""
     epochs, names_of = plan["training"]["epochs"], []
     plan["training"] |= {"test_every": epochs, "ramp": max(1, round(epochs / 5))}
-    plan["teacher"]["epochs"] = epochs
+    if not is_given(plan["pairs"][0].partition("->")[0], plan["teacher"].get("weights", "none")):
+        plan["teacher"]["epochs"] = epochs
     for names in (dataset.classes, dataset.groups):
         names_of.append(", ".join(names[:6]) + (", …" if len(names) > 6 else ""))
     plan["about"] = f"{plan['data']['name']}: {names_of[0]}" + (f"; groups {names_of[1]}" if dataset.groups else "")

@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from kdlib import data, files, names, paths
+from kdlib import data, names, paths
 from kdlib.data import options
 from kdlib.recipes import Recipe
+from kdlib.runs import given as as_given
 from kdlib.runs import machine
 
 RESULTS = 3  # raise when the same settings would give other results; old records are then no longer found
 PRECISIONS = ("auto", "float32", "bfloat16")
-WEIGHTS_FROM = ("none", "imagenet", "published")
 KEY_WEIGHTS = ("ce", "kd", "nd", "beta")  # options that are entries of their own in the key, as in the first stores
 # no part of a key at their defaults: they were added after the first results were stored
 ADDED = {"data_options": "", "optimizer": "sgd", "alpha": None, "method_options": ""}
@@ -22,7 +22,7 @@ LEAST = {
     "seed": 0, "epochs": 1, "batch_size": 2, "test_every": 1, "threads": 1, "ramp": 1, "teacher_epochs": 1,
     "teacher_batch_size": 2, "teacher_seed": 0,
 }  # fmt: skip
-# what a run that only reads a published checkpoint does not use
+# what a run that only evaluates a given network does not use
 TRAINED = (
     "seed",
     "epochs",
@@ -73,8 +73,7 @@ class Run(Recipe):
         from kdlib.train import OPTIMIZERS, SCHEDULES
 
         known: dict[str, Any] = {"method": methods.METHODS, "schedule": SCHEDULES, "precision": PRECISIONS}
-        known |= {"optimizer": OPTIMIZERS, "weights": WEIGHTS_FROM, "teacher_weights": WEIGHTS_FROM}
-        known |= {"teacher_schedule": (None, *SCHEDULES)}
+        known |= {"optimizer": OPTIMIZERS, "teacher_schedule": (None, *SCHEDULES)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise names.unknown_name(getattr(self, name), values, name)
@@ -99,17 +98,26 @@ class Run(Recipe):
     def _check_networks(self):
         import torch
 
-        check_network(self.student, self.weights)
-        if self.method != "scratch":
-            check_network(self.teacher, self.teacher_weights)
-        for method, debiaser, weights in (
-            (self.method, self.debias, self.weights),
-            ("scratch", self.teacher_debias, self.teacher_weights),
-        ):
-            if weights == "published" and (method, debiaser) != ("scratch", "none"):
-                raise ValueError("published weights are taken as they are: use method scratch and no debiaser for them")
         if self.device != "auto":
             torch.device(self.device)
+        check_network(self.student, self.weights)
+        if self.is_given and (self.method, self.debias) != ("scratch", "none"):
+            raise ValueError(f"{self._given()} is taken as it is: use method scratch and no debiaser for it")
+        if self.method == "scratch":
+            return
+        check_network(self.teacher, self.teacher_weights)
+        if as_given.is_given(self.teacher, self.teacher_weights) and self.teacher_debias != "none":
+            raise ValueError(
+                f"teacher {self.teacher} is taken as it is, so it cannot be debiased: take teacher_debias none"
+            )
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the network is evaluated and not trained."""
+        return as_given.is_given(self.student, self.weights)
+
+    def _given(self):
+        return self.student if self.weights == "none" else f"{self.student} with weights {self.weights}"
 
     def resolved(self) -> "Run":
         """Return this run with `auto` decided, and without the settings that its method does not read."""
@@ -125,9 +133,10 @@ class Run(Recipe):
             method_options=options.spell(given, published_options(self.method)),
             temperature=temperature,
         )
-        if self.weights == "published":
+        if self.is_given:
             untrained: dict[str, Any] = {name: defaults()[name] for name in TRAINED}
             run = dataclasses.replace(run, **untrained)
+        run = as_given.anywhere(run)
         if self.method == "scratch":
             unread = [name for name, default in defaults().items() if name.startswith("teacher_") and default is None]
             unused: dict[str, Any] = dict.fromkeys(("ramp", "temperature", *unread))
@@ -209,19 +218,6 @@ def load_data(name, skew=None, data_options="", *, look=False):
     return data.look(name, **given) if look else data.load(name, **given)
 
 
-def published_checkpoint(architecture):
-    """Return the path of the published checkpoint. Raises FileNotFoundError, with what to do, where it was not fetched."""
-    from kdlib.models import published
-
-    path = published.published_teacher(architecture)
-    if path is None:
-        raise FileNotFoundError(
-            f"no published checkpoint of {architecture} under {paths.data_folder() / 'cifar_teachers'}: "
-            "run python -m kdlib fetch cifar_teachers, or train the teacher here (weights none)"
-        )
-    return path
-
-
 def published_options(method) -> dict:
     """Return the options of a method and their published values."""
     from kdlib import methods
@@ -237,11 +233,16 @@ def defaults() -> dict:
 
 @functools.cache
 def check_network(name, weights):
-    """Raise ValueError unless `name` is a network, with these weights."""
+    """Raise ValueError unless `name` is a network, with these weights; functions and arrays are checked with their data."""
     import torch
 
     from kdlib import models
 
+    as_given.check_names(name, weights)
+    if as_given.is_arrays(name) or as_given.is_function(name):
+        if weights == "imagenet":
+            raise ValueError(f"{name} is taken as it is; ImageNet weights are for networks of torchvision and timm")
+        return
     if not models.is_own(name):
         with torch.device("meta"):  # shapes only, no memory
             models.build_model(name, 2)
@@ -265,6 +266,14 @@ def _key(run, data_folder):
         "alpha": given.pop("alpha", None),
         "method_options": options.spell(given, published_options(run.method)),
     }
+    for network, weights in (
+        ("student", "weights"),
+        ("teacher", "teacher_weights"),
+    ):  # what is in a file, not where it is
+        if settings[weights] not in as_given.WORDS:
+            settings[weights] = "file"
+        if as_given.is_arrays(settings[network]):
+            settings[network] = "arrays"
     content = {
         "results": RESULTS,
         "settings": {name: value for name, value in settings.items() if name not in ADDED or value != ADDED[name]},
@@ -275,8 +284,8 @@ def _key(run, data_folder):
         content["bfloat16"] = 1  # of teachers' outputs and of evaluation too
     if run.debias in debias.REVISIONS:
         content["debiaser"] = debias.REVISIONS[run.debias]
-    if run.weights == "published":
-        content["weights"] = files.sha256(published_checkpoint(run.student))
+    if run.is_given:
+        content |= as_given.marks(run.student, run.weights)
     if run.weights == "imagenet":
         content["weights"] = models.imagenet_file(run.student)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

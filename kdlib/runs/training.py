@@ -9,9 +9,9 @@ import torch
 
 from kdlib import bias, data, evaluate, files, methods, models, paths
 from kdlib.runs import machine, store
-from kdlib.runs.checks import check_run
-from kdlib.runs.networks import build_debiaser, class_means, group_share, on_device, teacher_bank
-from kdlib.runs.settings import as_run, fingerprint, precision_line, published_checkpoint
+from kdlib.runs.checks import check_given, check_run
+from kdlib.runs.networks import build_debiaser, build_network, class_means, group_share, on_device, teacher_bank
+from kdlib.runs.settings import as_run, fingerprint, precision_line
 from kdlib.runs.table import metrics_of, predicted_classes
 from kdlib.train import train
 
@@ -74,13 +74,11 @@ def _train(run, log, checkpoint_seconds, on_epoch):
     labels = {name: torch.from_numpy(split.labels).to(run.device) for name, split in dataset.splits.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        start = "DEFAULT" if run.weights == "imagenet" else None
-        model = models.build_model(run.student, len(dataset.classes), weights=start)
-        model = models.fast_layout(model.to(run.device))
+        model = models.fast_layout(build_network(run.student, dataset, run.weights).to(run.device))
         bank = None if teacher is None else teacher_bank(teacher)
         torch.manual_seed(run.seed + 1)  # whatever network and bank drew, method and debiaser start alike
         method = _method(run, model, bank, len(dataset.classes))
-        debiaser = build_debiaser(run, dataset, model, bank)
+        debiaser = None if run.is_given else build_debiaser(run, dataset, model, bank)
         if debiaser and debiaser.head:
             models.set_head(model, debiaser.head)
 
@@ -93,9 +91,10 @@ def _train(run, log, checkpoint_seconds, on_epoch):
             return {"test_accuracy": float("nan")} | figures | {"val_mad": mad}
 
         checkpoint = run.folder / "checkpoint.pt"
-        if run.weights == "published":
-            models.load_checkpoint(model, published_checkpoint(run.student))
-            return _finish(run, dataset, model, images, [{"epoch": 0, **validate(run.epochs), "seconds": 0.0}])
+        if run.is_given:
+            row = {"epoch": 0, **validate(run.epochs), "seconds": 0.0}
+            check_given(run, row["val_accuracy"], dataset.val.labels)
+            return _finish(run, dataset, model, images, [row])
         rows = train(
             model,
             images["train"],
