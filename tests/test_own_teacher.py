@@ -98,7 +98,7 @@ def place(tmp_path, monkeypatch):
         Image.new("RGB", (16, 16), (bright, bright, number)).save(tmp_path / "data" / "faces" / row.file)
     frame.to_csv(tmp_path / "data" / "people.csv", index=False)
     (tmp_path / "mine.py").write_text(MODULE)
-    for cache in (checks._look, checks._given_network, models.returned, given._digest):
+    for cache in (checks._look, models.returned, given._digest):
         cache.cache_clear()
     yield tmp_path
     sys.modules.pop("mine", None)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 
-from kdlib.data import pictures, rows
+from kdlib.data import copies, pictures, rows
 from kdlib.data.folders import PARTS
 from kdlib.data.splits import Dataset, Split, cut_together, mean_std
 
@@ -50,6 +50,8 @@ def assemble(images, labels, columns, called, source, options, left_out=(), name
     _tell_counts(source, options["group"] if "group" in columns else options["share"], groups, group)
     _check_classes(classes, numbers, groups, group, source)
     persons = _persons(columns, called, source)
+    if "split" not in columns:
+        persons = copies.joined(persons, copies.numbers(images))
     parts = _parts(columns, numbers, group, persons, options, called, source)
     _check_trained(numbers[parts["train"]], classes, source)
     origin = np.unique(persons, return_inverse=True)[1].astype(np.int64)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from kdlib.data import pictures
+from kdlib.data import decoding, pictures
 
 PARTS = ("train", "val", "test")
 # what may lie beside images without being one that cannot be read
@@ -95,7 +95,7 @@ def images(place, leave_out, *, by_class, beside=(), meanings=None):
     complete = parts_of <= set(PARTS) and ({"train", "test"} <= parts_of or (meanings is None and bool(parts_of)))
     split = complete or (by_class and _half_split(place, folders))
     depth = by_class + split
-    known = {ending for ending, form in Image.registered_extensions().items() if form in pictures.FORMATS}
+    known = {ending for ending, form in Image.registered_extensions().items() if form in decoding.FORMATS}
     found, parts, left_out, unusable = {}, [], [], []
     for entry in walk(place):
         path = Path(entry.path)

@@ -7,7 +7,6 @@ stamp (length, time, a sample of the bytes), so that opening the array does not 
 import concurrent.futures
 import contextlib
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -17,23 +16,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from kdlib import files, paths
+from kdlib.data import copies
+from kdlib.data.decoding import MAX_PIXELS, most_pixels, one, own_limit
 from kdlib.data.splits import Split, blank_splits
 
-FORMAT = 1  # raise when the same files would be decoded to other pixels
+FORMAT = 2  # raise when the same files would be decoded to other pixels
 CHUNK = 64  # images that a worker decodes at a time
-MAX_PIXELS = 50_000_000  # of one image: more is taken for a decompression bomb
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "PPM",
-    "TIFF",
-    "WEBP",
-)  # Pillow hands others, such as EPS, to programs of the system
 SAMPLES, SAMPLE_BYTES = 64, 4096  # of the stamp
 
 
@@ -69,6 +59,7 @@ def split_pictures(name, sources, columns, parts, size, leave_out):
     """
     if blank := blank_splits(columns, parts, size):
         return blank, ()
+    copies.check_apart(name, sources, parts)
     names, order = list(sources), np.concatenate([parts[part] for part in ("train", "val", "test")])
     images, kept, left_out = decoded(name, {names[row]: sources[names[row]] for row in order}, size, leave_out)
     lengths = [len(parts[part]) for part in ("train", "val", "test")]
@@ -79,6 +70,7 @@ def split_pictures(name, sources, columns, parts, size, leave_out):
             raise ValueError(f"{name}: no image is left for {part}")
         rows = order[kept[start:stop]]
         splits[part] = Split(images[start:stop], **{field: column[rows] for field, column in columns.items()})
+    copies.tell_alike(name, splits)
     return splits, left_out
 
 
@@ -108,7 +100,8 @@ def decoded(name, sources, size, leave_out):
     """
     stamps, reasons = _look(sources)
     refuse(name, [f"{key}: {reasons[key]}" for key in reasons], len(sources), leave_out)
-    content = json.dumps([FORMAT, size, list(stamps.items())])
+    limit = [most] if (most := most_pixels()) != MAX_PIXELS else []
+    content = json.dumps([FORMAT, size, list(stamps.items()), *limit])
     stem = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.images"
     file = files.make_folder(paths.data_folder()) / f"{stem}.npy"
     with files.only_process(file.with_name(f".{stem}.lock")):
@@ -175,20 +168,6 @@ def tell(name, texts):
 def _some(texts) -> str:
     first = [text.encode(errors="backslashreplace").decode() for text in texts[:5]]
     return "; ".join(first) + (f"; and {len(texts) - 5} more" if len(texts) > 5 else "")
-
-
-def one(source, size) -> np.ndarray:
-    """Decode one image, a path or bytes, to uint8 (3, size, size); raise whatever is wrong with it."""
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"{image.width} × {image.height} pixels, more than {MAX_PIXELS}: a decompression bomb?")
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"more than 8 bits a channel (Pillow's mode {image.mode}), which would be cut off")
-        if image.mode != "RGB":
-            image = image.convert("RGB")
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(image).transpose(2, 0, 1)
 
 
 def _look(sources):
@@ -263,7 +242,7 @@ def _decode(name, file, rows, sources, size) -> dict:
 
 def _decode_chunk(file, chunk, size) -> dict:
     images, wrong = np.asarray(np.lib.format.open_memmap(file, "r+")), {}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), own_limit():
         warnings.simplefilter("ignore")  # Pillow's, of odd metadata and of sizes that `one` judges itself
         for row, source in chunk:
             try:

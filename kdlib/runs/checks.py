@@ -28,8 +28,9 @@ def checked(settings) -> list[Run]:
     settings = list(settings)
     sets = [look(given) for given in settings]
     runs = [as_run(given) for given in settings]
+    given: dict = {}
     for run, dataset in zip(runs, sets, strict=True):
-        check_run(run, dataset)
+        check_run(run, dataset, given)
     return runs
 
 
@@ -73,17 +74,21 @@ def check_groups(dataset):
     print(f"kdlib: {problem}", file=sys.stderr)
 
 
-def check_run(run, dataset):
-    """Raise ValueError if networks or debiasers of a run, or of its teacher, do not fit the data set."""
-    teacher = run.teacher_run()
+def check_run(run, dataset, given=None):
+    """Raise ValueError if networks or debiasers of a run, or of its teacher, do not fit the data set.
+
+    given: {run of a given network: width of its embedding}, those that were checked already; new ones are added."""
+    from kdlib.runs.networks import build_network
+
+    teacher, given = run.teacher_run(), {} if given is None else given
     for each in (run,) if teacher is None else (teacher, run):
         check_debiaser(each.debias, dataset)
         if not each.is_given:
             check_images(each.student, dataset.train.images.shape[-1])
-    if teacher is not None and teacher.is_given:
-        _check_teacher(run, _given_network(teacher, dataset.fingerprint).embedding_dim)
-    elif run.is_given:
-        _given_network(run, dataset.fingerprint)
+        elif each not in given:
+            given[each] = build_network(each.student, dataset, each.weights).embedding_dim
+    if teacher in given:
+        _check_teacher(run, given[teacher])
 
 
 def _check_teacher(run, embedding_dim):
@@ -146,11 +151,3 @@ def check_images(network, size):
         f"{network} cannot take images of {size} × {size} pixels ({reason}); give the data another size, or take another "
         "network"
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _given_network(run, fingerprint):
-    """A given network with its weights, checked with its data set (which the fingerprint stands for)."""
-    from kdlib.runs.networks import build_network
-
-    return build_network(run.student, run.load_data(), run.weights)
