@@ -33,6 +33,37 @@ def test_logit_adjustment_leaves_distillation_as_it_was():
     assert losses.kd_loss(*(side.logits for side in sides), temperature=4.0).item() == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["logit_adjustment", "ltkd"])
+def test_half_precision_moves_student_and_teacher_by_the_same_amount(name):
+    labels, group = (
+        torch.arange(2).repeat_interleave(1000),
+        torch.tensor([0, 1, 0, 1]).repeat_interleave(torch.tensor([999, 1, 1, 999])),
+    )
+    logits = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    part, output = build(name, 1.0, labels=labels, group=group), Output(logits, None)
+    batch = debias.Batch(labels, group, torch.linspace(0, 1, 2000))
+    for given in (batch, batch._replace(share=None)):
+        outside = (part.select or part.teacher)(output, given).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            within = [move(output, given).logits for move in (part.select, part.teacher) if move]
+        assert all(torch.equal(each, outside) for each in within)
+        assert all(each.dtype == torch.float32 for each in within)
+
+
+def test_group_deviation_does_not_depend_on_the_order_of_images():
+    generator = torch.Generator().manual_seed(0)
+    values = 1e4 + torch.randn(20_000, 3, generator=generator)
+    labels, group = (torch.randint(0, 2, (20_000,), generator=generator) for _ in range(2))
+    member = torch.nn.functional.one_hot(group, 2).float()
+    cells = torch.stack([torch.bincount(labels[group == g], minlength=2) for g in (0, 1)], 1).float()
+    order = torch.randperm(20_000, generator=generator)
+    deviation = priors.group_deviation(values, labels, member, cells)
+    assert torch.equal(deviation, priors.group_deviation(values[order], labels[order], member[order], cells))
+    exact = [[values[(labels == k) & (group == g)].double().mean(0) for g in (0, 1)] for k in (0, 1)]
+    exact = torch.stack([torch.stack(row) for row in exact])
+    torch.testing.assert_close(deviation, (exact - exact.mean(1, keepdim=True)).float(), rtol=1e-5, atol=1e-7)
+
+
 def test_what_logit_adjustment_learns_from_skewed_labels_is_the_posterior_without_the_group():
     """Exact expectations over a discrete x whose distribution knows the class alone: at λ = 1 the logits, fitted through the
     cross-entropy to a 95/5 skew, are log p(x | k) up to a constant; without it they lean to the group's own class."""

@@ -221,7 +221,10 @@ def _in_float32(part):
 
 
 # raised when a debiaser does something else than before: its stored runs are then no longer found
-REVISIONS = {"group_dro": 1, "resample": 1, "balanced_teacher": 1}
+REVISIONS = {
+    "group_dro": 1, "resample": 1, "logit_adjustment": 1, "balanced_teacher": 2, "balanced_teacher_measured": 1,
+    "balanced_teacher_unsampled": 1, "ltkd": 1,
+}  # fmt: skip
 DEBIASERS = {
     "none": None,
     "critic": adversaries.critic,

@@ -17,6 +17,14 @@ def log_prior(cells) -> torch.Tensor:
     return ((cells + 0.5) / (cells.sum(1, keepdim=True) + cells.shape[1] / 2)).log()
 
 
+def of_groups(table, batch) -> torch.Tensor:
+    """Return the row of table (G, K) of each sample's group, (N, K): 0 where it is unknown, a mean where it has shares.
+
+    In full precision even under autocast: what is added to the student's logits is what is added to the teacher's."""
+    with torch.autocast(table.device.type, enabled=False):
+        return membership(batch.group, batch.share, len(table)) @ table
+
+
 def logit_adjustment(setting, lam):
     """Give the cross-entropy z_k + λ · log P(g | k) in place of the student's logits z.
 
@@ -36,8 +44,7 @@ def logit_adjustment(setting, lam):
     table = lam * log_prior(setting["cells"])
 
     def move(output, batch):
-        shift = membership(batch.group, batch.share, setting["num_groups"]) @ table.T
-        return Output(at_least_float32(output.logits) + shift, output.embedding)
+        return Output(at_least_float32(output.logits) + of_groups(table.T, batch), output.embedding)
 
     return dict(select=move, teacher=move)
 
@@ -96,7 +103,7 @@ def balanced_teacher(setting, lam, teacher, *, prior_weight=10.0, resampled=True
 def group_deviation(values, labels, member, cells) -> torch.Tensor:
     """Return the mean of `values` over each cell, minus its mean over the groups that the class has, (K, G, D).
 
-    It is 0 in an empty cell.
+    It is 0 in an empty cell. Sums are taken in float64, so the order of the images does not matter.
 
     Parameters
     ----------
@@ -105,11 +112,14 @@ def group_deviation(values, labels, member, cells) -> torch.Tensor:
     member : float (N, G)
     cells : float (K, G)
     """
-    total = values.new_zeros(*cells.shape, values.shape[1]).index_add_(0, labels, member[:, :, None] * values[:, None])
+    shape = *cells.shape, values.shape[1]
+    total = values.new_zeros(shape, dtype=torch.float64)
+    for group, part in enumerate(member.double().unbind(1)):  # one group at a time takes less memory
+        total[:, group].index_add_(0, labels, part[:, None] * values)
     filled = (cells > 0)[:, :, None]
     mean = total / torch.where(filled, cells[:, :, None], 1)
     class_mean = mean.sum(1, keepdim=True) / filled.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(filled, mean - class_mean, 0)
+    return torch.where(filled, mean - class_mean, 0).to(values.dtype)
 
 
 def ltkd(setting, lam, teacher):
@@ -137,7 +147,7 @@ def ltkd(setting, lam, teacher):
     cells = setting["cells"]
     member = membership(setting["group"], setting["share"], setting["num_groups"]).to(setting["device"])
     probability = teacher.outputs()[0].softmax(1)
-    mass = (member.T @ probability) / member.sum(0).clamp(min=1)[:, None]  # (G, K)
+    mass = ((member.T.double() @ probability.double()) / member.sum(0).clamp(min=1)[:, None]).float()  # (G, K)
     frequency = cells.sum(1) / cells.sum()  # (K,)
     in_group = (cells / cells.sum(0).clamp(min=1)).T  # (G, K)
     common = in_group > frequency
@@ -150,8 +160,7 @@ def ltkd(setting, lam, teacher):
     correction = lam * (of_set(mass).clamp(min=1e-6) / of_set(expected).clamp(min=1e-6)).log()
 
     def recalibrated(output, batch):
-        shift = membership(batch.group, batch.share, setting["num_groups"]) @ correction
-        return Output(output.logits - shift, output.embedding)
+        return Output(output.logits - of_groups(correction, batch), output.embedding)
 
     return dict(teacher=recalibrated)
 

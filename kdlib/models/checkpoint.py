@@ -27,7 +27,7 @@ HARMLESS = [
 ]
 
 
-def load_checkpoint(model, path, place=None):
+def load_checkpoint(model, path, place=None, *, finite=True):
     """Load a checkpoint's weights into a model, all or nothing, and return the model.
 
     Parameters
@@ -39,6 +39,8 @@ def load_checkpoint(model, path, place=None):
         may have a prefix in common, as "module."; a torchvision network's may have torchvision's own keys.
     place : str, optional
         The name of the state dict to take from a file that holds several.
+    finite : bool
+        Whether NaN and infinite weights are refused.
 
     Raises
     ------
@@ -51,7 +53,7 @@ def load_checkpoint(model, path, place=None):
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
     state = _without_common_prefix(_state_dict(_read(path), path, place), model)
-    _check_numbers(state, path)
+    _check_numbers(state, path, finite)
     if hasattr(model, "translate_keys"):
         state = model.translate_keys(state)
     loaded = model.state_dict()
@@ -148,12 +150,12 @@ def _without_common_prefix(state, model):
     return state
 
 
-def _check_numbers(state, path):
+def _check_numbers(state, path, finite):
     """Raise ValueError for weights that no network can have."""
     for key, value in state.items():
         if value.is_complex():
             raise ValueError(f"{path}: {key} is complex; weights are real numbers")
-        if value.is_floating_point() and not value.isfinite().all():
+        if finite and value.is_floating_point() and not value.isfinite().all():
             raise ValueError(
                 f"{path}: {key} holds NaN or infinite numbers; take a checkpoint from before training failed"
             )

@@ -27,7 +27,9 @@ def load_model(settings):
         debiaser = None if debias.needs_teacher(run.debias) else build_debiaser(run, dataset, model)
     if debiaser and debiaser.head:
         models.set_head(model, debiaser.head)
-    return models.load_checkpoint(model, file).eval()
+    return models.load_checkpoint(
+        model, file, finite=False
+    ).eval()  # a refitted head is −∞ for a class that it never saw
 
 
 def build_network(network, dataset, weights="none"):
