@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 # In the order in which data flows; a module imports only from modules before it.
 MODULES = (
     "paths", "files", "names", "losses", "bias", "recipes", "storage", "data", "methods", "models", "debias", "evaluate",
-    "teachers", "train", "profiles", "runs", "engines", "sweep", "report",
+    "teachers", "train", "profiles", "runs", "engines", "sweep", "export", "report",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`python -m kdlib run|sweep|new|fetch|audit|notebook|report|publish|verify`: what notebooks call, for clusters and make."""
+"""`python -m kdlib run|sweep|new|fetch|audit|export|notebook|report|publish|verify`: for clusters and make."""
 
 import argparse
 import dataclasses
@@ -38,6 +38,7 @@ def main(arguments=None) -> int:
     fetch.add_argument("--bucket", help="of S3, for wider (default: as KDLIB_S3_BUCKET says, in .env)")
     fetch.add_argument("--prefix", help="what precedes the names in the bucket (default: as KDLIB_S3_PREFIX says)")
     _add_audit(commands.add_parser("audit", help="judge a table of anybody's predictions for bias, on one HTML page"))
+    _add_export(commands.add_parser("export", help="a finished run as ONNX, in float and int8, with a model card"))
     notebook = commands.add_parser("notebook", help="execute a notebook with papermill and write it as HTML")
     notebook.add_argument("path")
     notebook.add_argument("--out", required=True, help="the executed notebook")
@@ -143,6 +144,21 @@ def _add_audit(parser):
     )
 
 
+def _add_export(parser):
+    parser.add_argument("--out", required=True, help="the folder that gets the files")
+    parser.add_argument(
+        "--profile", help="the study whose run it is; the flags below say which (default: no debiasing)"
+    )
+    parser.add_argument("--int8", choices=("channel", "tensor", "both", "no"), default="channel",
+                        help="a scale for each channel of the weights, or for each layer")  # fmt: skip
+    parser.add_argument("--pixels", choices=("uint8", "float"), default="uint8", help="what the file takes")
+    parser.add_argument("--calibration", default="balanced", help="balanced, training, or a group alone")
+    parser.add_argument("--observer", choices=("minmax", "percentile", "entropy"), default="percentile")
+    parser.add_argument("--most-lost", type=float, default=0.02, help="of validation accuracy, by int8 (0.02)")
+    parser.add_argument("--degenerate", action="store_true", help="write int8 even if it loses more, or is useless")
+    _add_fields(parser.add_argument_group("the run"), _fields(), default=argparse.SUPPRESS)
+
+
 def _given(chosen):
     """The fields of Run that are among the arguments."""
     return {name: getattr(chosen, name) for name in _fields() if hasattr(chosen, name)}
@@ -211,6 +227,17 @@ def _audit(chosen):
     print(f"{verdict}\n{path}")
 
 
+def _export(chosen):
+    from kdlib.export import export, run_of_profile
+
+    settings = _given(chosen)
+    if chosen.profile:
+        settings = run_of_profile(chosen.profile, settings)
+    options = {name: getattr(chosen, name) for name in ("pixels", "calibration", "observer", "most_lost", "degenerate")}
+    int8 = False if chosen.int8 == "no" else chosen.int8
+    print(json.dumps(export(settings, chosen.out, int8=int8, **options)))
+
+
 def _notebook(chosen):
     from kdlib.report.pages import execute
 
@@ -247,6 +274,7 @@ _COMMANDS = {
     "new": _new,
     "fetch": _fetch,
     "audit": _audit,
+    "export": _export,
     "notebook": _notebook,
     "report": _report,
     "publish": _publish,
