@@ -10,6 +10,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+SEAL = "content_sha256"  # the entry of a JSON file that holds the SHA-256 of the others
+
 
 def make_folder(folder) -> Path:
     """Create `folder` and its parents, and return it. Raises OSError, which says what to do, where no file can be written."""
@@ -62,6 +64,40 @@ def write_json(path, value):
     """Write `value` as indented JSON, whole or not at all. NaN and infinity become null: JSON has neither."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path) -> dict:
+    """Return the object in a JSON file; where it was written sealed, once it was compared with its seal.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be read.
+    ValueError
+        Where it holds no JSON object, or another one than was written.
+    """
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__}, not an object")
+    if SEAL in value and value[SEAL] != _seal(value):
+        raise ValueError("it was changed after it was written: its content does not match its SHA-256")
+    return value
+
+
+def write_sealed(path, value) -> dict:
+    """Write a dict as `write_json` does, with the SHA-256 of its content, which `read_json` checks; return it as it is read."""
+    value = plain(value)
+    value[SEAL] = _seal(value)
+    write_json(path, value)
+    return value
+
+
+def _seal(value):
+    content = json.dumps({name: item for name, item in value.items() if name != SEAL}, sort_keys=True)
+    return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
 
 def plain(value):

@@ -1,8 +1,5 @@
 """What a trained teacher gives its students: class means of its embeddings, and a bank of its outputs."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -56,16 +53,27 @@ def write_means(path, means):
     files.write_json(path, {str(label): row.tolist() for label, row in enumerate(means)})
 
 
+def check_means(means, what):
+    """Raise ValueError, naming the classes, for means (K, d) that are zero, NaN or infinite: they have no direction."""
+    wrong = (~(means.isfinite().all(1) & (means != 0).any(1))).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{what}: the mean embedding of class {', '.join(map(str, wrong[:10]))} is zero or not finite, so it has no "
+            "direction that KD++ could teach"
+        )
+
+
 def read_means(path, *, num_classes, dim) -> torch.Tensor:
     """Read class means in the form of KD++'s files. Return float32 (num_classes, dim); ValueError for any other content."""
     try:
-        rows = json.loads(Path(path).read_text())
+        rows = files.read_json(path)
         means = torch.tensor([rows[str(label)] for label in range(len(rows))], dtype=torch.float32)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise ValueError(f'{path} is not a file of class means, {{"0": [floats], "1": …}}: {error}') from error
     if means.shape != (num_classes, dim):
         shape = tuple(means.shape)
         raise ValueError(f"{path} holds class means of shape {shape}; this teacher needs {(num_classes, dim)}")
+    check_means(means, path)
     return means
 
 

@@ -2,6 +2,7 @@
 
 It sums named loss terms and knows nothing of any method. It never sees the test split and selects nothing."""
 
+import copy
 import time
 from itertools import repeat
 
@@ -123,7 +124,7 @@ def train(
     parts |= {"debiaser": debiaser.module, "debiaser_optimizer": debiaser.optimizer}
     parts = {name: part for name, part in parts.items() if part is not None}
     if checkpoint is not None and checkpoint.exists():
-        history = _resume(checkpoint, parts, log)
+        history = _resume(checkpoint, parts, epochs, log)
     saved = began = time.monotonic()
     resumed = len(history)
 
@@ -254,22 +255,32 @@ def epoch_line(row, epochs, seconds_left) -> str:
 def _save(path, parts, history):
     state = {name: part.state_dict() for name, part in parts.items()}
     with files.replacing(path) as temporary:
-        torch.save({"parts": state, "history": history, "random": torch.get_rng_state()}, temporary)
+        content = {"parts": state, "history": history, "random": torch.get_rng_state(), "of": path.parent.name}
+        torch.save(content, temporary)
 
 
-def _resume(path, parts, log):
+def _resume(path, parts, epochs, log):
     """Load a checkpoint into `parts` and return its history. One that cannot be used is set aside (logged)."""
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
+        if state.get("of", path.parent.name) != path.parent.name:
+            raise ValueError(f"it is of the run {state['of']}")
         if set(state["parts"]) != set(parts):
             raise ValueError(f"it holds {sorted(state['parts'])}, this run needs {sorted(parts)}")
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+        history = state["history"]
+        if [row["epoch"] for row in history] != list(range(1, len(history) + 1)) or not 0 < len(history) < epochs:
+            raise ValueError(f"its history is not one of fewer than {epochs} epochs, one after another")
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        torch.set_rng_state(state["random"])
+    except Exception as error:  # a damaged file raises many kinds, when it is read and when it is used
+        for name, part in parts.items():
+            part.load_state_dict(before[name])
         aside = path.with_suffix(".damaged")
         path.replace(aside)
-        log(f"cannot resume from {path}: {error}. It is kept as {aside.name}; training starts over")
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        log(f"cannot resume from {path}: {reason}. It is kept as {aside.name}; training starts over")
         return []
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    torch.set_rng_state(state["random"])
-    log(f"resuming after epoch {len(state['history'])}")
-    return state["history"]
+    log(f"resuming after epoch {len(history)}")
+    return history

@@ -61,7 +61,7 @@ def write(dataset, options, file, manifest_file):
     counts = {name: class_by_group(split, dataset) for name, split in dataset.splits.items()}
     manifest = {"format": FORMAT, "options": options, "dataset": _settings(dataset), "counts": counts}
     manifest |= {"mapped": mapped} if mapped else {}
-    files.write_json(manifest_file, manifest | {"fingerprint": dataset.fingerprint, "sha256": checksum})
+    files.write_sealed(manifest_file, manifest | {"fingerprint": dataset.fingerprint, "sha256": checksum})
 
 
 def stamp(file):
@@ -76,7 +76,7 @@ def stamp(file):
 def noted_stamp(manifest_file) -> dict:
     """Return {"stamp": that of the cached data set}, or {} if the manifest has none."""
     try:
-        options = json.loads(manifest_file.read_text())["options"]
+        options = files.read_json(manifest_file)["options"]
         return {"stamp": options["stamp"]} if "stamp" in options else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -88,13 +88,13 @@ def cached(file, manifest_file, options, *stamps) -> Dataset | str:
 
     It is kept in memory, because every run's key needs it."""
     problem = _check(file, manifest_file, json.loads(options))
-    return problem or _read(file, json.loads(manifest_file.read_text()))
+    return problem or _read(file, files.read_json(manifest_file))
 
 
 def _check(file, manifest_file, options) -> str | None:
     """What is wrong with the cache, or None if it can be trusted."""
     try:
-        manifest = json.loads(manifest_file.read_text())
+        manifest = files.read_json(manifest_file)
         if (manifest["format"], manifest["options"]) != (FORMAT, options):
             return "was prepared by another version or with other options"
         if not file.exists():

@@ -109,7 +109,7 @@ def decoded(name, sources, size, leave_out):
             if file.exists():
                 print(f"kdlib: {file} {wrong}; decoding it again", file=sys.stderr)
             _create(name, file, sources, reasons, size, leave_out)
-    manifest = json.loads(file.with_suffix(".json").read_text())
+    manifest = files.read_json(file.with_suffix(".json"))
     names = list(sources)
     left_out = {names[int(row)]: reason for row, reason in manifest["left_out"].items()}
     texts = tuple(f"{key}: {reason}" for key, reason in left_out.items())
@@ -133,14 +133,14 @@ def open_mapped(file) -> np.memmap:
 def problem(file) -> str | None:
     """Return what is wrong with a file that `decoded` wrote, or None; all of it is read only if its time has changed."""
     try:
-        manifest, status = json.loads(file.with_suffix(".json").read_text()), file.stat()
+        manifest, status = files.read_json(file.with_suffix(".json")), file.stat()
         if (status.st_size, _sample(file)) != (manifest["bytes"], manifest["sample"]):
             return "does not match its manifest"
         if status.st_mtime_ns != manifest["mtime_ns"]:
             if files.sha256(file) != manifest["sha256"]:
                 return "does not match the SHA-256 in its manifest"
             with contextlib.suppress(OSError):  # a read-only folder works too, but opens more slowly
-                files.write_json(file.with_suffix(".json"), manifest | {"mtime_ns": status.st_mtime_ns})
+                files.write_sealed(file.with_suffix(".json"), manifest | {"mtime_ns": status.st_mtime_ns})
         return None
     except OSError:
         return "or its manifest is missing"
@@ -208,7 +208,7 @@ def _create(name, file, sources, reasons, size, leave_out):
         status, checksum = temporary.stat(), files.sha256(temporary)
         stamp = {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sample": _sample(temporary)}
     left_out = {row: wrong[row] for row in sorted(wrong)}
-    files.write_json(file.with_suffix(".json"), {"sha256": checksum, **stamp, "left_out": left_out})
+    files.write_sealed(file.with_suffix(".json"), {"sha256": checksum, **stamp, "left_out": left_out})
 
 
 def _decode(name, file, rows, sources, size) -> dict:

@@ -1,12 +1,11 @@
 """Trained networks of the store, and what a process keeps of them for its next run: images, teacher outputs, class means."""
 
 import functools
-import json
 
 import torch
 from safetensors.torch import load_file
 
-from kdlib import debias, evaluate, models, paths, teachers
+from kdlib import debias, evaluate, files, models, paths, teachers
 from kdlib.data.augment import Images, number_of_views
 from kdlib.runs import given, machine
 from kdlib.runs.settings import as_run, load_data
@@ -49,13 +48,21 @@ def build_network(network, dataset, weights="none"):
 def class_means(settings) -> torch.Tensor:
     """Return (classes, d): the mean embedding of each class of un-augmented training images under a finished run's network.
 
-    Kept beside the run as `class_means.json`, in the form of KD++'s files."""
+    Kept beside the run as `class_means.json`, in the form of KD++'s files, with its SHA-256 in `class_means.sha256`; computed
+    again where the two do not match."""
     run = as_run(settings).resolved()
     file, dataset = run.folder / "class_means.json", run.load_data()
-    if not file.exists():
-        embedding = evaluate.predict(load_model(run).to(run.device), on_device(run, "train")).embedding
-        teachers.write_means(file, teachers.class_means(embedding, dataset.train.labels, len(dataset.classes)))
-    return teachers.read_means(file, num_classes=len(dataset.classes), dim=len(json.loads(file.read_text())["0"]))
+    note = file.with_suffix(".sha256")
+    with files.only_process(run.folder / "lock"):
+        if not (file.exists() and note.exists() and note.read_bytes() == files.sha256(file).encode()):
+            network = load_model(run).to(run.device)
+            embedding = evaluate.predict(network, on_device(run, "train")).embedding
+            means = teachers.class_means(embedding, dataset.train.labels, len(dataset.classes))
+            teachers.check_means(means, f"run {run.key}")
+            teachers.write_means(file, means)
+            with files.replacing(note) as temporary:
+                temporary.write_text(files.sha256(file))
+        return teachers.read_means(file, num_classes=len(dataset.classes), dim=len(files.read_json(file)["0"]))
 
 
 def on_device(settings, split, *, device=None) -> Images:

@@ -4,7 +4,6 @@
 (logits, labels, groups of val and test). The record holds the SHA-256 of each; a file that does not fit is refused by name."""
 
 import functools
-import json
 import os
 import platform
 import subprocess
@@ -25,11 +24,18 @@ def stored_record(key) -> dict | None:
     """Return the record of the run with this key, as `stored` does."""
     file = paths.runs_folder() / key / "record.json"
     try:
-        return json.loads(file.read_text())
+        record = files.read_json(file)
+        if missing := [name for name in ("key", "settings", "metrics") if name not in record]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        if record["key"] != key:
+            raise ValueError(f"it is that of the run {record['key']}, copied here")
+        return record
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise ValueError(f"{file} is not a record ({error}); remove its folder to train that run again") from error
+        raise ValueError(
+            f"{file} is not a record of this run: {error}. Remove the folder {file.parent} to train that run again"
+        ) from error
 
 
 def predictions(settings) -> dict:

@@ -6,7 +6,6 @@ kept in `metrics.json` beside the record, under a version: a hash of the code th
 import functools
 import hashlib
 import importlib.metadata
-import json
 
 import numpy as np
 import pandas as pd
@@ -57,10 +56,14 @@ def metrics(run: Run, record) -> dict:
         and `test_accuracy_best_epoch`, from the record.
     """
     file = paths.runs_folder() / record["key"] / "metrics.json"
+    sources = [record] + ([store.stored_record(record["teacher_key"])] if record["teacher_key"] else [])
+    of = [
+        each and each.get("files", {}).get("predictions.npz") for each in sources
+    ]  # metrics of other predictions are none
     store.checked_file(record["key"], "predictions.npz")
     try:
-        cached = json.loads(file.read_text())
-        if cached["version"] == version():
+        cached = files.read_json(file)
+        if cached["version"] == version() and cached["of"] == of and files.SEAL in cached:
             return cached["metrics"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or damaged: computed again below
@@ -68,9 +71,7 @@ def metrics(run: Run, record) -> dict:
     teacher_classes = None if teacher is None else predicted_classes(store.stored_predictions(teacher))
     values = metrics_of(run.load_data(), predicted_classes(store.stored_predictions(record["key"])), teacher_classes)
     values["test_accuracy_best_epoch"] = record["metrics"]["test_accuracy_best_epoch"]
-    values = files.plain(values)
-    files.write_json(file, {"version": version(), "metrics": values})
-    return values
+    return files.write_sealed(file, {"version": version(), "of": of, "metrics": values})["metrics"]
 
 
 def predicted_classes(arrays) -> dict:

@@ -57,6 +57,7 @@ def run(settings, *, log=print, checkpoint_seconds=None, on_epoch=None) -> dict:
     teacher = resolved.teacher_run()
     if teacher is not None:
         run(teacher, log=log, checkpoint_seconds=checkpoint_seconds)
+        store.predictions(teacher)  # needed at the end: what is wrong with them is said before training
     files.make_folder(resolved.folder)
     machine.keep_memory()
     with files.only_process(resolved.folder / "lock"), _threads(resolved.threads):
