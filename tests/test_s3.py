@@ -12,7 +12,9 @@ import shutil
 import subprocess
 import traceback
 import urllib.request
+import warnings
 
+import botocore.exceptions
 import pytest
 from s3_examples import (
     CUT_OR_STALLED,
@@ -32,7 +34,7 @@ from s3_examples import (
 )
 
 from kdlib import paths, storage
-from kdlib.storage import s3, transfers
+from kdlib.storage import advice, s3, transfers
 
 pytest_plugins = ["s3_examples"]
 
@@ -387,6 +389,84 @@ def test_settings_of_botos_own_files_are_checked_too(store, env, target, tmp_pat
     monkeypatch.setenv("AWS_PROFILE", "nope")
     assert "AWS_PROFILE names a profile that is not in" in failure(get, target, kind=ValueError)
     assert store.requests == []
+
+
+def test_a_profile_is_taken_from_the_file(store, env, target, tmp_path, monkeypatch):
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(
+        f"[default]\naws_access_key_id=AKIAWRONG\naws_secret_access_key=wrong\n"
+        f"[mine]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"
+    )
+    rest = {name: value for name, value in store.settings.items() if name not in sum(s3.KEYS, ())}
+    env(**rest, AWS_PROFILE="mine")
+    store.place(OLD)
+    get(target)
+    assert f"Credential={KEY}/" in asked(store, header="Authorization")[0]
+    env(**store.settings, AWS_PROFILE="default")
+    assert storage.exists("file"), "a key in the same file goes first"
+    env(**rest, AWS_PROFILE="nope")
+    assert "AWS_PROFILE names a profile that is not in" in failure(get, target.with_name("other"), kind=ValueError)
+
+
+def test_another_store_gets_no_checksum_headers_unless_told(store, env, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(OLD)
+    storage.put(tmp_path / "file", "plain")
+    sent = [{name.lower() for name in headers} for command, headers in store.requests if command == "PUT"]
+    assert sent
+    assert not any(name.startswith(("x-amz-checksum", "x-amz-sdk-checksum")) for headers in sent for name in headers)
+    store.requests.clear()
+    env(**store.settings, AWS_REQUEST_CHECKSUM_CALCULATION="WHEN_SUPPORTED")
+    storage.put(tmp_path / "file", "told")
+    sent = [{name.lower() for name in headers} for command, headers in store.requests if command == "PUT"]
+    assert any("checksum" in name for headers in sent for name in headers)
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "InvalidRequest"), (501, "NotImplemented"), (400, "SomethingOdd")])
+def test_a_store_that_rejects_checksums_is_named(status, code):
+    error = botocore.exceptions.ClientError(
+        {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject"
+    )
+    assert "AWS_REQUEST_CHECKSUM_CALCULATION=when_required" in str(s3._trouble(error))
+
+
+@pytest.mark.parametrize("kind", ["UnauthorizedSSOTokenError", "SSOTokenLoadError"])
+def test_a_sign_in_that_has_expired_says_how_to_sign_in(kind):
+    def fails():
+        raise getattr(botocore.exceptions, kind)(error_msg="x", profile_name="y")
+
+    with pytest.raises(transfers.Trouble, match="run aws sso login"):
+        s3.ask(fails)
+
+
+def test_who_pays_is_a_setting(store, env, target):
+    store.place(OLD)
+    get(target)
+    assert set(asked(store, header="x-amz-request-payer")) == {None}
+    store.requests.clear()
+    env(**store.settings, KDLIB_S3_REQUESTER_PAYS=1)
+    get(target.with_name("again"))
+    assert set(asked(store, header="x-amz-request-payer")) == {"requester"}
+    assert set(asked(store, "HEAD", "x-amz-request-payer")) == {"requester"}
+    env(**store.settings, KDLIB_S3_REQUESTER_PAYS="maybe")
+    assert "KDLIB_S3_REQUESTER_PAYS must be 1 or 0" in failure(get, target.with_name("other"), kind=ValueError)
+    assert "KDLIB_S3_REQUESTER_PAYS=1" in advice.ADVICE["403"]
+
+
+def test_settings_that_others_can_read_are_warned_of_once(store, env, target, tmp_path):
+    s3._warn_if_readable.cache_clear()
+    file = tmp_path / "settings" / ".env"
+    file.chmod(0o644)
+    with pytest.warns(UserWarning, match="others can read it: chmod 600") as caught:
+        s3.connect(), s3.connect()
+    assert len(caught) == 1
+    assert_clean(str(caught[0].message))
+    s3._warn_if_readable.cache_clear()
+    file.chmod(0o600)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        s3.connect()
+    file.write_bytes(b"AWS_ACCESS_KEY=\xff\xfe")
+    assert ".env is not text in UTF-8" in failure(get, target, kind=ValueError)
 
 
 def test_regions_and_addresses(store, env):

@@ -59,6 +59,32 @@ class Profile:
             raise names.unknown_name(pair, known, f"pair of profile {self.name}:")
         return dataclasses.replace(self, pairs=(known[pair] if pair else self.pairs[0],))
 
+    def position(self, seed) -> int:
+        """Return the position of a seed among this profile's; −1 stands for the first. Raises ValueError for others."""
+        if seed == -1:
+            return 0
+        if seed not in self.seeds:
+            raise ValueError(f"profile {self.name} has the seeds {', '.join(map(str, self.seeds))}; got {seed}")
+        return self.seeds.index(seed)
+
+    def one_debiaser(self, name="") -> str:
+        """Return one of this profile's debiasers: `name`, or where it is empty the first with a strength, the first, or "none".
+
+        Raises ValueError for a name that is not among them."""
+        from kdlib import debias
+
+        if name and name not in self.debias:
+            raise names.unknown_name(name, self.debias or ("none",), f"debiaser of profile {self.name}:")
+        with_strength = [each for each in self.debias if debias.has_strength(each)]
+        return name or next(iter([*with_strength, *self.debias]), "none")
+
+    def one_method(self, name="") -> str:
+        """Return one of this profile's methods: `name`, or where it is empty the first. Raises ValueError for any other."""
+        known = (*self.methods, "scratch")
+        if name and name not in known:
+            raise names.unknown_name(name, known, f"method of profile {self.name}:")
+        return name or known[0]
+
     def changed(self, seeds=None, **settings):
         """Return this profile with other seeds, and with `settings` for every run.
 

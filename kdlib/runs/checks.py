@@ -49,6 +49,11 @@ def _look(name, skew, options):
 def check_groups(dataset):
     """Raise ValueError for a data set in whose groups no bias can be seen, however large; without groups all is well."""
     if len(dataset.groups) < 2:
+        print(
+            f"kdlib: {dataset.name} has no groups: accuracy and cost are measured, and no bias (MAD and the like are missing); "
+            "in your own data, group names the column",
+            file=sys.stderr,
+        )
         return
     cells = {part: data.class_by_group(split, dataset, merged=True) for part, split in dataset.splits.items()}
     whole = np.sum(list(cells.values()), axis=0)

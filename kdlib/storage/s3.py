@@ -4,15 +4,19 @@ Settings come from the environment, then from `.env` at the repository's root (`
 errors and a store's answers can hold the key's id, so nothing of them is repeated."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import logging
 import os
 import re
+import warnings
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from kdlib import paths
+from kdlib.storage.advice import ADVICE, NO_STORE
 from kdlib.storage.transfers import TRANSIENT, Trouble
 
 KEYS = (("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), ("AWS_ACCESS_KEY", "AWS_SECRET_KEY"))
@@ -21,35 +25,8 @@ DENIED = ("AccessDenied", "403")  # also the answer about an absent object, to a
 BLOCK = 1 << 20  # bytes read at a time for a checksum
 OUR_SHA256 = "kdlib-sha256"  # in an object's metadata: the SHA-256 of the whole file, however it was uploaded
 ADDRESS = r"https?://[^/@?#\s]+(/[^@?#\s]*)?"  # of a store; a password or a signed query would show in messages
+CHECKSUMS, WHEN = "AWS_REQUEST_CHECKSUM_CALCULATION", ("when_supported", "when_required")
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-
-_SET_KEY = "set AWS_ACCESS_KEY and AWS_SECRET_KEY in .env, or KDLIB_S3_UNSIGNED=1 if the bucket is public"
-_WRONG_KEY = f"the store refuses the key: {_SET_KEY}"
-_DENIED = f"the key may not do this, or there is no such object: {_SET_KEY}"
-_NO_OBJECT = "the bucket has no such object: check the name, and KDLIB_S3_PREFIX in .env"
-NO_STORE = "this is not an S3 store: check AWS_ENDPOINT_URL_S3 in .env, and the proxy if there is one"
-_REGION = "the bucket is in another region: set AWS_DEFAULT_REGION in .env"
-ADVICE = {
-    "NoSuchBucket": "there is no such bucket: set KDLIB_S3_BUCKET in .env, and AWS_ENDPOINT_URL_S3 if it is not Amazon's",
-    "NoSuchKey": _NO_OBJECT,
-    "404": _NO_OBJECT,
-    "AccessDenied": _DENIED,
-    "403": _DENIED,
-    "InvalidAccessKeyId": _WRONG_KEY,
-    "SignatureDoesNotMatch": _WRONG_KEY,
-    "AuthFailure": _WRONG_KEY,
-    "InvalidToken": _WRONG_KEY,
-    "ExpiredToken": "the session token has expired: renew AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong, so the store refuses its signatures: set the clock",
-    "PermanentRedirect": _REGION,
-    "AuthorizationHeaderMalformed": _REGION,
-    "301": _REGION,
-    "NoCredentialsError": f"no key was found: {_SET_KEY}",
-    "ParamValidationError": "the name of the bucket or object is not valid in S3: check KDLIB_S3_BUCKET in .env",
-    "ResponseParserError": NO_STORE,
-    "RecursionError": NO_STORE,  # botocore follows a redirection without a region forever
-    "SSLError": "no secure connection: check that AWS_ENDPOINT_URL_S3 and its certificate are right",
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +81,31 @@ def _setting(name):
 def _env_file():
     from dotenv import dotenv_values
 
-    return dotenv_values(os.environ.get("KDLIB_ENV") or paths.ROOT / ".env", interpolate=False)
+    file = Path(os.environ.get("KDLIB_ENV") or paths.ROOT / ".env")
+    _warn_if_readable(file)
+    try:
+        return dotenv_values(file, interpolate=False)
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text in UTF-8: save it as such") from None
+
+
+@functools.cache
+def _warn_if_readable(file):
+    """Warn once that others of this machine can read the settings."""
+    with contextlib.suppress(OSError):
+        if os.name == "posix" and file.stat().st_mode & 0o077:
+            warnings.warn(f"{file} holds credentials, and others can read it: chmod 600 {file}", stacklevel=2)
+
+
+def _switch(name):
+    """A setting that is on or off; None for any other text."""
+    return SWITCH.get((_setting(name) or "0").strip().lower())
+
+
+def _pay(params, model, **_):
+    """Let this key's owner pay for a request, where the request knows of it."""
+    if "RequestPayer" in model.input_shape.members:
+        params["RequestPayer"] = "requester"
 
 
 # Tracebacks can show variables: while these three hold secrets they raise nothing, but return what is wrong as text.
@@ -127,9 +128,12 @@ def _client(attempts, timeout):
     endpoint = _setting("AWS_ENDPOINT_URL_S3") or _setting("AWS_ENDPOINT_URL")
     if endpoint and not re.fullmatch(ADDRESS, endpoint):
         return "AWS_ENDPOINT_URL_S3 must be an address such as http://localhost:9000, without a user or password"
-    unsigned = SWITCH.get((_setting("KDLIB_S3_UNSIGNED") or "0").strip().lower())
-    if unsigned is None:
-        return "KDLIB_S3_UNSIGNED must be 1 or 0, true or false, yes or no"
+    unsigned = _switch("KDLIB_S3_UNSIGNED")
+    for name in ("KDLIB_S3_UNSIGNED", "KDLIB_S3_REQUESTER_PAYS"):
+        if _switch(name) is None:
+            return f"{name} must be 1 or 0, true or false, yes or no"
+    if (_setting(CHECKSUMS) or WHEN[0]).lower() not in WHEN:
+        return f"{CHECKSUMS} must be {' or '.join(WHEN)}"
     key = (None, None, None) if unsigned else _key()
     return key if isinstance(key, str) else _client_with(key, unsigned, endpoint, attempts, timeout)
 
@@ -148,11 +152,14 @@ def _client_with(key, unsigned, endpoint, attempts, timeout):
         read_timeout=timeout,
         retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path"} if endpoint else None,
+        # not every store that is not Amazon's knows the headers of checksums
+        request_checksum_calculation=(_setting(CHECKSUMS) or WHEN[bool(endpoint)]).lower(),
         response_checksum_validation="when_required",  # a resumed range does not have the whole object's checksum
     )
     names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
     try:
-        session = boto3.Session()
+        profile = None if unsigned or key[0] else _setting("AWS_PROFILE")  # a pair of keys in the same place goes first
+        session = boto3.Session(profile_name=profile)
         region = _setting("AWS_DEFAULT_REGION") or session.region_name or "us-east-1"
         credentials = dict(zip(names, key, strict=True))
         client = session.client("s3", region_name=region, endpoint_url=endpoint, config=config, **credentials)
@@ -161,10 +168,10 @@ def _client_with(key, unsigned, endpoint, attempts, timeout):
     except (botocore.exceptions.BotoCoreError, ValueError) as error:
         kind = type(error).__name__
         return f"boto3 cannot use the settings ({kind}): check .env, ~/.aws/config and ~/.aws/credentials"
+    if _switch("KDLIB_S3_REQUESTER_PAYS"):
+        client.meta.events.register("before-parameter-build.s3", _pay)
     if not re.fullmatch(ADDRESS, client.meta.endpoint_url):
-        return (
-            "endpoint_url in ~/.aws/config must be an address such as http://localhost:9000, without a user or password"
-        )
+        return "endpoint_url in ~/.aws/config must be an address, as http://localhost:9000, without user or password"
     return client
 
 
@@ -197,7 +204,10 @@ def _trouble(error):
             return Trouble("the object changed since the download began", "restart", code)
         if status in TRANSIENT:
             return Trouble(f"the store answered {status}", "resume", code)
-        advice = ADVICE.get(code) or ADVICE.get(str(status)) or code
+        general = ADVICE.get(str(status))
+        advice = ADVICE.get(code) or (
+            "; ".join(filter(None, (code, general))) if status in (400, 501) else general or code
+        )
         return Trouble(f"the store answered {status}" + (f": {advice}" if advice else ""), "stop", code)
     broken = (exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.IncompleteReadError)
     if kind in ADVICE or (isinstance(error, exceptions.BotoCoreError) and not isinstance(error, broken)):
