@@ -132,6 +132,31 @@ def test_without_copies_nothing_changes():
     assert linked[3] not in linked[:3]
 
 
+def test_what_a_mac_leaves_is_skipped_and_counted(place, capsys):
+    plain = data.load("table", **OPTIONS)
+    for file in [*place.rglob("*.png"), place.with_name("mine.csv")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\0\5\26\7" + b"Mac OS X" * 20)
+        twin = place / "__MACOSX" / "mine" / f"._{file.name}"
+        twin.parent.mkdir(parents=True, exist_ok=True)
+        twin.write_bytes(b"\0\5\26\7")
+    (place / ".DS_Store").write_bytes(b"x")
+    for prepared in place.parent.glob("table-*"):
+        prepared.unlink()
+    capsys.readouterr()
+    dataset = data.load("table", **OPTIONS)
+    assert dataset.fingerprint == plain.fingerprint
+    assert "62 files or folders of macOS skipped" in capsys.readouterr().err, "60 pictures' twins, a folder, .DS_Store"
+
+
+def test_a_macs_folder_is_no_class(place):
+    for label in ("a", "b", "__MACOSX"):
+        for number in range(10):
+            file = place.with_name("classes") / label / f"{'._' * (label == '__MACOSX')}{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            noise(100 * ord(label[0]) + number).save(file)
+    assert data.load("table", path="classes", size=16).classes == ("a", "b")
+
+
 def test_near_copies_are_counted_and_told(place, capsys):
     for number in range(3):
         with Image.open(place / "train" / f"{number}.png") as image:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -14,10 +15,11 @@ PARTS = ("train", "val", "test")
 NOT_IMAGES = (".txt", ".json", ".csv", ".tsv", ".md", ".parquet", ".xml", ".yaml", ".yml", ".ini", ".log")
 
 
-def walk(place):
+def walk(place, junk=None):
     """Yield an os.DirEntry for each file below a folder: its own by name, then those of the folders in it.
 
-    Hidden folders are left out; links are followed. Raises OSError for a folder that cannot be read, and ValueError for a link
+    Hidden folders are left out, and what other systems left (`is_junk`), whose paths are appended to the list `junk`; links are
+    followed. Raises OSError for a folder that cannot be read, and ValueError for a link
     that leads back to a folder above it."""
 
     def below(folder, above):
@@ -26,6 +28,9 @@ def walk(place):
             raise ValueError(f"{folder} is a link that leads back to a folder above it: remove it")
         with os.scandir(folder) as entries:
             entries = sorted(entries, key=lambda entry: entry.name)
+        left = [] if junk is None else junk
+        left += [entry.path for entry in entries if is_junk(entry.name)]
+        entries = [entry for entry in entries if not is_junk(entry.name)]
         folders = {entry.path for entry in entries if _is_folder(entry)}
         yield from (entry for entry in entries if entry.path not in folders)
         for entry in entries:
@@ -33,6 +38,19 @@ def walk(place):
                 yield from below(entry.path, above | {identity})
 
     yield from below(os.fspath(place), frozenset())
+
+
+def is_junk(name) -> bool:
+    """Return whether a file or folder is one that macOS puts beside others, in archives above all."""
+    return name.startswith("._") or name in ("__MACOSX", ".DS_Store")
+
+
+def tell_junk(what, junk):
+    """Say on stderr how many files and folders were skipped because `is_junk` knows them."""
+    if junk:
+        print(
+            f"kdlib: {what}: {len(junk)} files or folders of macOS skipped (._*, __MACOSX, .DS_Store)", file=sys.stderr
+        )
 
 
 def _is_folder(entry):
@@ -96,8 +114,8 @@ def images(place, leave_out, *, by_class, beside=(), meanings=None):
     split = complete or (by_class and _half_split(place, folders))
     depth = by_class + split
     known = {ending for ending, form in Image.registered_extensions().items() if form in decoding.FORMATS}
-    found, parts, left_out, unusable = {}, [], [], []
-    for entry in walk(place):
+    found, parts, left_out, unusable, junk = {}, [], [], [], []
+    for entry in walk(place, junk):
         path = Path(entry.path)
         name = path.relative_to(place)
         if path in beside:
@@ -125,11 +143,14 @@ def images(place, leave_out, *, by_class, beside=(), meanings=None):
         if empty := sorted(classes - set(labels)):
             raise ValueError(f"{place} has no image of class {empty[0]!r}: put some there, or remove the folder")
     pictures.tell(f"table, {place}", left_out)
+    tell_junk(f"table, {place}", junk)
     return found, labels, [part[0] for part in parts] if split else None, tuple(left_out)
 
 
 def _folders(place) -> list:
-    return sorted(each.name for each in place.iterdir() if each.is_dir() and not each.name.startswith("."))
+    return sorted(
+        each.name for each in place.iterdir() if each.is_dir() and not (each.name.startswith(".") or is_junk(each.name))
+    )
 
 
 def _starts_as_image(path) -> bool:

@@ -198,7 +198,9 @@ def _find():
     """({name: path or bytes} in the order of the names, folder or file)."""
     folder, place = paths.data_folder(), _place()
     if place and place.is_dir():
-        files = sorted(Path(entry.path) for entry in folders.walk(place))
+        junk: list = []
+        files = sorted(Path(entry.path) for entry in folders.walk(place, junk))
+        folders.tell_junk(f"utkface, {place}", junk)
         return {str(file.relative_to(place)): file for file in files}, place
     if place:
         return _from_npz(place), place

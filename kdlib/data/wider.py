@@ -253,7 +253,7 @@ def _field(entry, field, kind, place=""):
 def _image_root(folder):
     """The folder that holds train/, val/ and test/."""
     for root in (folder, *sorted(place for place in folder.rglob("Image") if place.is_dir())):
-        hidden = any(part.startswith(".") for part in root.relative_to(folder).parts)
+        hidden = any(part.startswith(".") or folders.is_junk(part) for part in root.relative_to(folder).parts)
         if not hidden and (root / "test").is_dir():
             return root
     raise FileNotFoundError(
