@@ -2,13 +2,15 @@
 
 Nothing gets its name before it was checked on the validation split against torch's own outputs."""
 
+from pathlib import Path
+
 import numpy as np
 
 from kdlib import bias, data, evaluate, files, names, profiles, runs
 from kdlib.export import card, graphs, quantise
 from kdlib.names import unknown_name
 
-__all__ = ["export", "run_of_profile", "same", "torch_logits", "useful"]
+__all__ = ["card_text", "export", "run_of_profile", "same", "torch_logits", "useful"]
 
 TOLERANCE = 1e-4  # of logits, between ONNX in float and torch
 MOST_LOST = 0.02  # of validation accuracy, by int8
@@ -100,6 +102,11 @@ def export(settings, folder, *, int8=True, pixels="uint8", calibration="balanced
         metadata = card.write(folder / FILES[form], run, record, dataset, about)
         written[FILES[form]] = {name: metadata[name] for name in ("sha256", "bytes")} | check
     return {"key": run.key, "files": written}
+
+
+def card_text(folder, form="float") -> str:
+    """Return the model card of a file in a folder that `export` wrote, without its header of fields; form: of FILES."""
+    return card.render(card.read(Path(folder) / FILES[form])).split("---\n", 2)[2].strip()
 
 
 def run_of_profile(profile, given) -> dict:

@@ -16,7 +16,7 @@ from kdlib.report.pages import TEMPLATES, read_results
 
 FIGURES = (
     "bias_against_accuracy", "debiasers", "disparity_by_class", "disparity_map", "recall_by_group", "inheritance", "inflation",
-    "strengths", "temperatures", "calibration", "leakage",
+    "strengths", "temperatures", "calibration", "leakage", "bias_on_device", "calibration_pictures",
 )  # fmt: skip
 
 
