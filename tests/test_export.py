@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -15,6 +17,7 @@ from kdlib.__main__ import main
 from kdlib.export import card, export, graphs, quantise
 
 onnx = pytest.importorskip("onnx")
+DEMO = paths.ROOT / "examples" / "edge_demo.py"
 SETTINGS = {"student": "convnet_4", "method": "scratch", "epochs": 3, "device": "cpu", "batch_size": 16}
 
 
@@ -337,3 +340,53 @@ def test_the_command_takes_a_run_of_a_profile(tiny, tmp_path, monkeypatch, capsy
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["key"] == runs.as_run(settings).key
     assert set(said["files"]) == {"student.onnx"}
+
+
+def demo(*arguments, blocked=()):
+    """Run the demo in a process that cannot import torch, kdlib or what else is blocked."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({['torch', 'kdlib', *blocked]!r}))"
+    run = f"import runpy; runpy.run_path({str(DEMO)!r}, run_name='__main__')"
+    code = f"{block}; sys.argv[1:] = {list(map(str, arguments))!r}; {run}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("pixels", ["uint8", "float"])
+def test_the_demo_classifies_a_folder_without_torch(finished, tiny, tmp_path, pixels):
+    from PIL import Image
+
+    export(finished, tmp_path / "out", pixels=pixels, degenerate=True)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(3):
+        Image.fromarray(tiny.test.images[number].transpose(1, 2, 0)).save(pictures / f"{number}.png")
+    (pictures / "3.png").write_text("no picture")
+    (pictures / "notes.txt").write_text("no picture either")
+    file = tmp_path / "out" / "student_int8.onnx"
+    done = demo(file, pictures)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    expected = graphs.logits(file, tiny.test.images[:3]).argmax(1)
+    assert [line.split(" (")[0] for line in said[:3]] == [f"{n}.png: {tiny.classes[k]}" for n, k in enumerate(expected)]
+    assert "3.png: cannot be read" in done.stderr
+    assert [f"- {limit}" for limit in card.read(file)["limits"]] == said[5:]
+
+
+def test_the_demo_says_what_is_wrong(finished, tmp_path):
+    export(finished, tmp_path, int8=False)
+    file, empty = tmp_path / "student.onnx", tmp_path / "empty"
+    empty.mkdir()
+    done = demo(file, empty, blocked=["onnxruntime"])
+    assert done.stderr == "edge_demo: needs numpy, onnxruntime and Pillow; onnxruntime is not installed\n"
+    for arguments, words in (
+        ((file, empty), "no pictures in"),
+        ((file, tmp_path / "none"), "there is no folder"),
+        ((tmp_path / "none.onnx", empty), "there is no file"),
+    ):
+        done = demo(*arguments)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    file.write_bytes(b"another")
+    assert "its SHA-256 differs" in demo(file, empty).stderr
+    file.with_suffix(".json").unlink()
+    assert "the model card" in demo(file, empty).stderr

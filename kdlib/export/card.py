@@ -75,6 +75,7 @@ def write(file, run, record, dataset, about) -> dict:
         "kdlib": kdlib.__version__,
     }  # fmt: skip
     metadata = files.plain(metadata)
+    metadata["limits"] = limits(metadata)
     files.write_json(file.with_suffix(".json"), metadata)
     with files.replacing(file.with_suffix(".md")) as temporary:
         temporary.write_text(render(metadata))
@@ -190,7 +191,7 @@ def render(card) -> str:
         "## Intended use",
         "Research on distillation, compression and bias, and demonstrations on pictures like those above.",
         "## Limits",
-        *(f"- {limit}" for limit in limits(card)),
+        *(f"- {limit}" for limit in card["limits"]),
         "## How to run it",
         f"```python\n{five_lines(card)}\n```",
     ]
