@@ -61,6 +61,11 @@ def main(arguments=None) -> int:
         if unknown:
             _refuse_flag(unknown[0], chosen)
         _COMMANDS[chosen.command](chosen)
+    except KeyboardInterrupt:
+        print(
+            f"kdlib: {chosen.command} was interrupted; the same command goes on from what is finished", file=sys.stderr
+        )
+        return 130
     except ModuleNotFoundError as error:
         print(f"kdlib: {chosen.command} needs the package {error.name}, which is not installed", file=sys.stderr)
         return 1

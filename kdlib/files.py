@@ -1,7 +1,9 @@
 """Writing files whole or not at all; locks between processes; checksums; TOML whose errors name the line."""
 
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -10,6 +12,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}  # why a file could not be written to its end
 SEAL = "content_sha256"  # the entry of a JSON file that holds the SHA-256 of the others
 
 
@@ -32,13 +35,18 @@ def make_folder(folder) -> Path:
 def replacing(path, suffix=""):
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it when it does not.
 
-    A reader sees the old file or the new one, never a part. `suffix` is for writers that insist on a file extension."""
+    A reader sees the old file or the new one, never a part. `suffix` is for writers that insist on a file extension. Where
+    the disk is full, the OSError names `path`."""
     path = Path(path)
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise OSError(f"cannot write {path}: {os.strerror(error.errno)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,6 +65,16 @@ def only_process(path):
     """Hold the lock `path`, waiting for another process that holds it. The system frees it when its holder dies."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def only_writer(folder, name=""):
+    """Hold the lock of all who write the files of `folder`, or those called `name`; remove what killed writers left."""
+    folder = make_folder(folder)
+    with only_process(folder / (f".{name}.lock" if name else "lock")):
+        for leftover in folder.glob(f".{glob.escape(name)}.*.partial*" if name else ".*.partial*"):
+            leftover.unlink(missing_ok=True)
         yield
 
 

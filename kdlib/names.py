@@ -3,6 +3,8 @@
 A name that is missing here shows as it is; nothing is left out because it has no label."""
 
 import difflib
+import html
+import re
 
 METHODS = {
     "teacher": "teacher", "scratch": "student alone", "ckd": "CKD", "rkd": "RKD", "rkd_author": "RKD (author's)",
@@ -53,6 +55,11 @@ def run_name(run) -> str:
         text += f", teacher {run.teacher_debias}" + (f" λ {run.teacher_lam:g}" if run.teacher_lam else "")
     text += f", {run.method_options}" if run.method_options else ""
     return f"{text}{', nesterov' if run.nesterov else ''}, seed {run.seed}"
+
+
+def literal(text) -> str:
+    """Return a text that somebody gave, as Markdown and HTML that show it as it is."""
+    return re.sub(r"([\\`*_{}\[\]()#+.!|$~:-])", r"\\\1", html.escape(str(text), quote=False))
 
 
 def unknown_name(name, known, what) -> ValueError:

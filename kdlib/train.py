@@ -3,6 +3,7 @@
 It sums named loss terms and knows nothing of any method. It never sees the test split and selects nothing."""
 
 import copy
+import io
 import time
 from itertools import repeat
 
@@ -176,7 +177,7 @@ def train(
         left = (time.monotonic() - began) / (epoch - resumed) * (epochs - epoch)
         log(epoch_line(row, epochs, left))
         if checkpoint is not None and epoch < epochs and time.monotonic() - saved >= checkpoint_seconds:
-            _save(checkpoint, parts, history)
+            _save(checkpoint, parts, history, log)
             saved = time.monotonic()
         if on_epoch is not None:
             on_epoch(dict(row))
@@ -252,11 +253,16 @@ def epoch_line(row, epochs, seconds_left) -> str:
     return f"epoch {row['epoch']:>3}/{epochs}  {figures}  {row['seconds']:.1f} s, {seconds_left:.0f} s left"
 
 
-def _save(path, parts, history):
+def _save(path, parts, history, log):
+    """Write a checkpoint. Where that fails, the one before is kept and training goes on (logged)."""
     state = {name: part.state_dict() for name, part in parts.items()}
-    with files.replacing(path) as temporary:
-        content = {"parts": state, "history": history, "random": torch.get_rng_state(), "of": path.parent.name}
-        torch.save(content, temporary)
+    content = io.BytesIO()  # torch's own writer does not say why it cannot write
+    torch.save({"parts": state, "history": history, "random": torch.get_rng_state(), "of": path.parent.name}, content)
+    try:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    except OSError as error:
+        log(f"no checkpoint after epoch {len(history)}, training goes on: {error}")
 
 
 def _resume(path, parts, epochs, log):

@@ -55,13 +55,17 @@ def write(dataset, options, file, manifest_file):
     if isinstance(dataset.train.images, np.memmap):
         mapped = os.path.basename(str(dataset.train.images.filename))
         arrays = {name: array for name, array in arrays.items() if not name.endswith("_images")}
+    with files.only_writer(file.parent, file.stem):
+        _write(dataset, options, file, manifest_file, arrays, {"mapped": mapped} if mapped else {})
+
+
+def _write(dataset, options, file, manifest_file, arrays, mapped):
     with files.replacing(file, ".npz") as temporary:
         np.savez(temporary, **arrays)
         checksum = files.sha256(temporary)
     counts = {name: class_by_group(split, dataset) for name, split in dataset.splits.items()}
     manifest = {"format": FORMAT, "options": options, "dataset": _settings(dataset), "counts": counts}
-    manifest |= {"mapped": mapped} if mapped else {}
-    files.write_sealed(manifest_file, manifest | {"fingerprint": dataset.fingerprint, "sha256": checksum})
+    files.write_sealed(manifest_file, manifest | mapped | {"fingerprint": dataset.fingerprint, "sha256": checksum})
 
 
 def stamp(file):

@@ -104,7 +104,7 @@ def decoded(name, sources, size, leave_out):
     content = json.dumps([FORMAT, size, list(stamps.items()), *limit])
     stem = f"{name}-{hashlib.sha256(content.encode()).hexdigest()[:12]}.images"
     file = files.make_folder(paths.data_folder()) / f"{stem}.npy"
-    with files.only_process(file.with_name(f".{stem}.lock")):
+    with files.only_writer(file.parent, stem):
         if wrong := problem(file):
             if file.exists():
                 print(f"kdlib: {file} {wrong}; decoding it again", file=sys.stderr)

@@ -24,12 +24,14 @@ def folder(profile) -> Path:
 
 def save(drawing, profile, name):
     """Write a figure as PNG and SVG under the profile's `figures/`, and return the PNG for a notebook to show."""
+    import matplotlib
     from IPython.display import Image
 
     from kdlib.report import alternatives
 
     for kind, options in {"png": {"dpi": 2 * drawing.dpi}, "svg": {"metadata": {"Date": None}}}.items():
-        with replacing(folder(profile) / "figures" / f"{name}.{kind}") as temporary:
+        same_ids = matplotlib.rc_context({"svg.hashsalt": "kdlib"})
+        with replacing(folder(profile) / "figures" / f"{name}.{kind}") as temporary, same_ids:
             drawing.savefig(temporary, format=kind, **options)
     file = folder(profile) / "figures" / f"{name}.png"
     return Image(filename=str(file), retina=True, alt=alternatives.text(drawing, name))
@@ -80,8 +82,8 @@ def execute(path, out, parameters):
     began = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
-            _relative(path),
-            _relative(partial),
+            _literal(_relative(path)),
+            _literal(_relative(partial)),
             values,
             kernel_name="python3",
             progress_bar=False,
@@ -92,6 +94,9 @@ def execute(path, out, parameters):
         os.replace(partial, failed)
         raise RuntimeError(f"{path.name} failed: {error.ename}: {error.evalue}; see {_relative(failed)}") from error
     notebook.metadata["papermill"]["output_path"] = _relative(out)
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            cell["id"] = "injected-parameters"  # papermill draws one
     _write_page(notebook, out.with_suffix(".html"), [file.stem for file in path.parent.glob("*.ipynb")])
     import nbformat
 
@@ -104,7 +109,7 @@ def typed_parameters(path, parameters) -> dict:
     """Return the values of `parameters`, given as text, in the types that the notebook's parameters cell gives them."""
     import papermill
 
-    known = papermill.inspect_notebook(str(path))
+    known = papermill.inspect_notebook(_literal(path))
     values = {}
     for parameter, text in parameters.items():
         if parameter not in known:
@@ -120,6 +125,11 @@ def typed_parameters(path, parameters) -> dict:
         except ValueError as error:
             raise ValueError(f"parameter {parameter} of {Path(path).name} is {kind}, got {text!r}") from error
     return values
+
+
+def _literal(path):
+    """A path for papermill, which reads braces as places for parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _relative(path):

@@ -53,7 +53,7 @@ def class_means(settings) -> torch.Tensor:
     run = as_run(settings).resolved()
     file, dataset = run.folder / "class_means.json", run.load_data()
     note = file.with_suffix(".sha256")
-    with files.only_process(run.folder / "lock"):
+    with files.only_writer(run.folder):
         if not (file.exists() and note.exists() and note.read_bytes() == files.sha256(file).encode()):
             network = load_model(run).to(run.device)
             embedding = evaluate.predict(network, on_device(run, "train")).embedding

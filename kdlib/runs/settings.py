@@ -67,6 +67,10 @@ class Run(Recipe):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} must be positive; got {value}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be 0 or more, and less than 1; got {self.momentum}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be 0 or more, and finite; got {self.weight_decay}")
 
     def _check_names(self):
         from kdlib import debias, methods

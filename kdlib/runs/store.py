@@ -7,6 +7,7 @@ import functools
 import os
 import platform
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -73,11 +74,24 @@ def checked_file(key, name):
     expected = (stored_record(key) or {}).get("files", {}).get(name)  # earlier records have none
     if not file.exists():
         problem = "is missing"
-    elif expected and _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
+    elif not expected:
+        _warn_unchecked(paths.runs_folder())
+        return file
+    elif _sha256(file, file.stat().st_mtime_ns, file.stat().st_size) != expected:
         problem = "does not match the SHA-256 in its record"
     else:
         return file
     raise ValueError(f"{file} {problem}; remove the folder {file.parent} to train that run again")
+
+
+@functools.cache
+def _warn_unchecked(folder):
+    """Say once of a store that some of its runs cannot be checked."""
+    print(
+        f"kdlib: {folder} has runs of an earlier version, whose records hold no SHA-256: their weights, predictions and "
+        "history are used unchecked; remove a run's folder to train it again",
+        file=sys.stderr,
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -99,18 +113,17 @@ def write(folder, record, *, model, arrays, history):
     history : list of dict
         A row per epoch.
     """
-    from safetensors.torch import save_file
+    from safetensors import torch as tensors
 
     with files.replacing(folder / "model.safetensors") as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in model.items()}, temporary)
+        temporary.write_bytes(tensors.save({name: tensor.contiguous() for name, tensor in model.items()}))
     with files.replacing(folder / "predictions.npz", ".npz") as temporary:
         np.savez(temporary, **arrays)
     with files.replacing(folder / "history.csv") as temporary:
         pd.DataFrame(history).to_csv(temporary, index=False)
     names = ("model.safetensors", "predictions.npz", "history.csv")
     record = record | {"files": {name: files.sha256(folder / name) for name in names}}
-    files.write_json(folder / "record.json", record)
-    return files.plain(record)
+    return files.write_sealed(folder / "record.json", record)
 
 
 def versions() -> dict:

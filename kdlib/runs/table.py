@@ -71,7 +71,8 @@ def metrics(run: Run, record) -> dict:
     teacher_classes = None if teacher is None else predicted_classes(store.stored_predictions(teacher))
     values = metrics_of(run.load_data(), predicted_classes(store.stored_predictions(record["key"])), teacher_classes)
     values["test_accuracy_best_epoch"] = record["metrics"]["test_accuracy_best_epoch"]
-    return files.write_sealed(file, {"version": version(), "of": of, "metrics": values})["metrics"]
+    with files.only_writer(file.parent):
+        return files.write_sealed(file, {"version": version(), "of": of, "metrics": values})["metrics"]
 
 
 def predicted_classes(arrays) -> dict:

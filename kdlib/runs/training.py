@@ -49,7 +49,9 @@ def run(settings, *, log=print, checkpoint_seconds=None, on_epoch=None) -> dict:
         checkpoint_seconds = float(os.environ.get("KDLIB_CHECKPOINT_SECONDS", 5))
     requested = as_run(settings)
     resolved = requested.resolved()
+    checkpoint = resolved.folder / "checkpoint.pt"
     if record := store.stored(resolved):
+        checkpoint.unlink(missing_ok=True)  # of a process that was killed between its record and this
         return record
     if line := precision_line(requested):
         log(line)
@@ -60,11 +62,13 @@ def run(settings, *, log=print, checkpoint_seconds=None, on_epoch=None) -> dict:
         store.predictions(teacher)  # needed at the end: what is wrong with them is said before training
     files.make_folder(resolved.folder)
     machine.keep_memory()
-    with files.only_process(resolved.folder / "lock"), _threads(resolved.threads):
-        return store.stored(resolved) or _train(resolved, log, checkpoint_seconds, on_epoch)
+    with files.only_writer(resolved.folder), _threads(resolved.threads):
+        record = store.stored(resolved) or _train(resolved, checkpoint, log, checkpoint_seconds, on_epoch)
+        checkpoint.unlink(missing_ok=True)
+        return record
 
 
-def _train(run, log, checkpoint_seconds, on_epoch):
+def _train(run, checkpoint, log, checkpoint_seconds, on_epoch):
     dataset, teacher = run.load_data(), run.teacher_run()
     if dataset.fingerprint != fingerprint(run.data, run.skew, run.data_options, paths.data_folder()):
         raise ValueError(
@@ -91,7 +95,6 @@ def _train(run, log, checkpoint_seconds, on_epoch):
             mad = _mad(dataset, dataset.val, logits["val"].argmax(1).cpu().numpy())
             return {"test_accuracy": float("nan")} | figures | {"val_mad": mad}
 
-        checkpoint = run.folder / "checkpoint.pt"
         if run.is_given:
             row = {"epoch": 0, **validate(run.epochs), "seconds": 0.0}
             check_given(run, row["val_accuracy"], dataset.val.labels)
@@ -122,9 +125,7 @@ def _train(run, log, checkpoint_seconds, on_epoch):
             log=log,
             on_epoch=on_epoch,
         )
-    record = _finish(run, dataset, model, images, rows, _refit(debiaser, model, images, dataset))
-    checkpoint.unlink(missing_ok=True)
-    return record
+    return _finish(run, dataset, model, images, rows, _refit(debiaser, model, images, dataset))
 
 
 def _method(run, model, bank, num_classes):
