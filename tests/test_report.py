@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
 import kdlib as kdlib_package
 from kdlib import paths, profiles, runs
 from kdlib.__main__ import main
+from kdlib.names import literal
 from kdlib.report import figures, pages
 
 NOTEBOOKS = sorted((paths.ROOT / "notebooks").glob("*.ipynb"))
@@ -241,3 +244,58 @@ def test_importing_kdlib_or_the_pages_loads_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT, check=True)
     with pytest.raises(AttributeError, match="losses"):
         _ = kdlib_package.losess
+
+
+NASTY = [
+    "<script>alert(1)</script>", "$x$ and $$y$$", "*bold* _em_ `code`", "[a](javascript:b)", "a & b | c", "# ~~x~~ ![y](z)",
+    "d_k=1, e",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_what_was_given_is_shown_as_it_is(text):
+    from html import unescape
+
+    from nbconvert.filters import markdown2html
+
+    page = markdown2html(f"Options here: {literal(text)}.")
+    assert "<script" not in page
+    assert "<a" not in page.replace("<a class", "")
+    assert unescape(re.sub(r"</?p>", "", page)).strip() == f"Options here: {text}."
+
+
+@pytest.mark.parametrize("name", ["$$", r"$\frac{$", "cost $10 to $20", "a_b^c", r"\alpha"])
+def test_names_are_no_mathematics(name, tmp_path):
+    drawing = figures.matrices({name: np.eye(3)}, label=name, low=0, high=1, ticks=[name, "b", "c"])
+    axis = drawing.axes[0]
+    axis.plot([0, 1], [0, 1], label=name)
+    axis.legend(title=name)
+    figures.caption(drawing, f"Of {name}.")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        drawing.savefig(tmp_path / "drawn.svg")
+    shown = re.findall(r"<text[^>]*>(.*?)</text>", (tmp_path / "drawn.svg").read_text())
+    assert len([text for text in shown if text.strip() == name]) >= 4, shown
+
+
+def test_equal_figures_are_equal_files(tmp_path, monkeypatch):
+    files = []
+    for folder in ("one", "two"):
+        monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / folder))
+        drawing, axis = figures.figure()
+        axis.fill_between([0, 1], [0, 1], label="band", hatch="/")
+        axis.legend()
+        pages.save(drawing, "quick", "drawn")
+        files.append(
+            [(tmp_path / folder / "quick" / "figures" / f"drawn.{kind}").read_bytes() for kind in ("svg", "png")]
+        )
+    assert files[0] == files[1]
+
+
+def test_braces_in_a_path_are_no_parameters(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cell = nbformat.v4.new_code_cell('name: str = "x"', metadata={"tags": ["parameters"]})
+    (tmp_path / "a{b}").mkdir()
+    kernel = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=kernel), tmp_path / "a{b}" / "01_x.ipynb")
+    pages.execute("a{b}/01_x.ipynb", "out{name}/{}.ipynb", {"name": "y"})
+    assert (tmp_path / "out{name}" / "{}.html").exists()

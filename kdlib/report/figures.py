@@ -33,8 +33,10 @@ THEME = {
     **sns.axes_style("whitegrid", rc={"grid.color": "#e5e5e5", "axes.edgecolor": "#666666"}),
     **sns.plotting_context("paper"),
     "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 7.5,
-    "legend.title_fontsize": 7.5, "lines.linewidth": 1.3, "lines.markersize": 4.5, "svg.hashsalt": "kdlib",
+    "legend.title_fontsize": 7.5, "lines.linewidth": 1.3, "lines.markersize": 4.5,
 }  # fmt: skip
+# for the whole process, since ticks are drawn late: names are no mathematics ("cost $10 to $20"), and equal figures equal files
+matplotlib.rcParams |= {"text.parse_math": False, "svg.hashsalt": "kdlib"}
 themed = matplotlib.rc_context(THEME)  # a decorator
 BARS = {"errorbar": student_interval, "capsize": 0.08, "err_kws": {"linewidth": 0.8}}
 POINTS = BARS | {"linewidth": 1.2, "markersize": 4.5}
@@ -99,7 +101,10 @@ def panels(number, *, x, y, columns=3, width=3.0, height=3.2):
 
 def caption(drawing, text):
     """Write the caption under the figure; returns the figure."""
-    drawing.supxlabel(text, fontsize=8, color="#444444", x=0.01, ha="left", wrap=True)
+    by_matplotlib = "$" not in text  # its wrapping would take what is between two of them for mathematics
+    if not by_matplotlib:
+        text = textwrap.fill(text, int(drawing.get_figwidth() * 16))
+    drawing.supxlabel(text, fontsize=8, color="#444444", x=0.01, ha="left", wrap=by_matplotlib)
     return drawing
 
 

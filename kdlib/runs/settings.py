@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from kdlib.runs import given as as_given
 from kdlib.runs import machine
 
 RESULTS = 3  # raise when the same settings would give other results; old records are then no longer found
+MOST_THREADS = 256  # far more than are of use; torch dies of millions
 PRECISIONS = ("auto", "float32", "bfloat16")
 KEY_WEIGHTS = ("ce", "kd", "nd", "beta")  # options that are entries of their own in the key, as in the first stores
 # no part of a key at their defaults: they were added after the first results were stored
@@ -63,6 +65,8 @@ class Run(Recipe):
             value = getattr(self, name)
             if value is not None and (value != int(value) or value < minimum):
                 raise ValueError(f"{name} must be a whole number, {minimum} or more; got {value}")
+        if self.threads > (most := max(MOST_THREADS, os.cpu_count() or 1)):
+            raise ValueError(f"threads must be at most {most}; got {self.threads}")
         for name in ("lr", "teacher_lr", "temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
