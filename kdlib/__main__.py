@@ -50,6 +50,9 @@ def main(arguments=None) -> int:
         help="write a profile's table, predictions and figures into reports/published, and its part of docs/results.md",
     )
     publish.add_argument("--profile", default="quick")
+    publish.add_argument(
+        "--edge", action="store_true", help="what notebook 10 measured, into a study that is published"
+    )
     verify = commands.add_parser(
         "verify", help="rebuild what is published from the committed predictions, without training, and compare"
     )
@@ -258,8 +261,11 @@ def _report(chosen):
 def _publish(chosen):
     paths.check_checkout("what is published")
     from kdlib.report import claims
+    from kdlib.report.edge_publish import publish_edge
     from kdlib.report.publish import publish
 
+    if chosen.edge:
+        return print(publish_edge(chosen.profile))
     print(publish(chosen.profile))
     claims.into_pages()
 

@@ -116,6 +116,12 @@ def rows_of(key) -> list:
     return rows
 
 
+def classes_of(key) -> np.ndarray:
+    """Return the classes that each form of a measured run predicts on the test split, (forms, N), in the order of its rows."""
+    with np.load(paths.runs_folder() / key / "edge.npz") as arrays:
+        return arrays["predicted"]
+
+
 def _predicted(run, key):
     """Make every form of a run, and keep the classes that they predict on the test split."""
     dataset = run.load_data()

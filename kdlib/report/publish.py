@@ -4,7 +4,6 @@ All of it is rendered from the table and the predicted classes, so that `verify`
 
 import inspect
 import re
-import shutil
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +19,7 @@ MANY = 4  # debiasers: more of them are ranked
 SHORT = ("model", "n", "accuracy", "MAD", "MAD's floor", "flip rate", "worst cell")  # flip rate: where there is one
 RESULTS = "docs/results.md"
 DIGITS = "%.6g"  # of a published figure
+EDGE = ("edge.csv", "edge.npz", "edge.md", "bias_on_device.png", "calibration_pictures.png")  # of `edge_publish`
 
 
 def published_folder(name="") -> Path:
@@ -86,7 +86,9 @@ def publish(profile) -> Path:
         "versions": _versions(table["key"].unique()),
     }
     drawn = gallery.of_table(table, proof)  # before anything published is touched
-    shutil.rmtree(folder, ignore_errors=True)
+    for file in folder.glob("*"):
+        if file.name not in EDGE:
+            file.unlink()
     files.make_folder(folder)
     with replacing(folder / "results.csv") as temporary:
         compact(table).to_csv(temporary, index=False, float_format=DIGITS)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import paths
-from kdlib.report import claims, evidence, gallery, publish
+from kdlib.report import claims, edge_publish, evidence, gallery, publish
 
 TOLERANCE = 2e-6  # between two figures of six digits
 
@@ -38,10 +38,12 @@ def verify(name="", *, workers=None, log=print) -> list:
         # a pool begins with the next study's metrics while this process draws the figures of the one before
         begun = [(folder, *_begin(folder, pool.map if pool else map, 8 * workers)) for folder in folders]
         for folder, saved, metrics in begun:
-            differences = _study(folder, saved, metrics)
+            found = _study(folder, saved, metrics)
+            if (folder / "edge.csv").exists():
+                found += edge_publish.problems(folder, pool.map if pool else map, 8 * workers)
             runs = saved["key"].nunique()
-            log(f"{folder.name}: {runs} runs, {'as published' if not differences else 'DIFFERS'}")
-            problems += differences
+            log(f"{folder.name}: {runs} runs, {'as published' if not found else 'DIFFERS'}")
+            problems += found
     if name == "":
         for (page, mark), inside in claims.marked().items():
             problems += _marked(page, (paths.ROOT / page).read_text(), mark, inside)
@@ -65,7 +67,7 @@ def _study(folder, saved, metrics):
     table = pd.concat([saved[saved.columns.difference(rebuilt.columns, sort=False)], rebuilt], axis=1)
     proof, provenance = evidence.read(folder)
     page, short = publish.render(folder.name, table, proof, provenance, gallery.of_table(table, proof))
-    problems += _text(f"{folder.name}/README.md", (folder / "README.md").read_text(), page)
+    problems += differences(f"{folder.name}/README.md", (folder / "README.md").read_text(), page)
     results = (paths.ROOT / publish.RESULTS).read_text()
     problems += _marked(publish.RESULTS, results, folder.name, short)
     return problems
@@ -82,19 +84,19 @@ def _metrics(folder, rows):
     return pd.DataFrame([proof.metrics(row) for _, row in rows.iterrows()], index=rows["key"])
 
 
-def compare(saved, rebuilt, name) -> list:
+def compare(saved, rebuilt, name, file="results.csv") -> list:
     """Return a line for each metric of the saved table that its predictions do not give; tables of equal length."""
     problems = []
     for column in rebuilt:
         if column not in saved:
-            problems.append(f"{name}/results.csv lacks {column}; publish it again")
+            problems.append(f"{name}/{file} lacks {column}; publish it again")
             continue
         old, new = saved[column].astype(float).to_numpy(), rebuilt[column].astype(float).to_numpy()
         wrong = ~np.isclose(old, new, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
         if wrong.any():
             row = int(wrong.argmax())
             problems.append(
-                f"{name}/results.csv, {column} of run {saved['key'].iloc[row]}: {old[row]} is saved, {new[row]} follows from "
+                f"{name}/{file}, {column} of run {saved['key'].iloc[row]}: {old[row]} is saved, {new[row]} follows from "
                 f"its predictions ({wrong.sum()} of {len(wrong)} runs differ)"
             )
     return problems
@@ -104,10 +106,11 @@ def _marked(name, saved, mark, inside):
     """What differs in the part of a page between its marks; marks that are missing differ."""
     if f"<!-- {mark} -->" not in saved or f"<!-- /{mark} -->" not in saved:
         return [f"{name} has no marks <!-- {mark} --> and <!-- /{mark} -->"]
-    return _text(name, saved, publish.between_marks(saved, mark, inside))
+    return differences(name, saved, publish.between_marks(saved, mark, inside))
 
 
-def _text(name, saved, rendered):
+def differences(name, saved, rendered) -> list:
+    """Return in what a saved text differs from one rendered again, as a list of at most one problem."""
     if saved == rendered:
         return []
     lines = difflib.unified_diff(saved.splitlines(), rendered.splitlines(), "saved", "rebuilt", n=0, lineterm="")
