@@ -123,7 +123,8 @@ def write(folder, record, *, model, arrays, history):
         pd.DataFrame(history).to_csv(temporary, index=False)
     names = ("model.safetensors", "predictions.npz", "history.csv")
     record = record | {"files": {name: files.sha256(folder / name) for name in names}}
-    return files.write_sealed(folder / "record.json", record)
+    files.write_json(folder / "record.json", record)
+    return files.plain(record)
 
 
 def versions() -> dict:
