@@ -143,9 +143,16 @@ def test_debiasing_that_is_lost_in_int8_is_said():
 
 def test_collapsed_networks_are_counted_and_not_compared():
     rows = made({("int8_channel", "balanced"): SMALL, ("int8_tensor", "balanced"): SMALL})
+    critic = (rows["form"] == "int8_tensor") & (rows["debias"] == "critic")
+    rows.loc[critic, ["degenerate", "mad_change"]] = True, -0.4
+    assert len(edge.effects(rows).query("form == 'int8_tensor'")) == 2
+    text = edge_words.in_words(rows)
+    assert "4 networks that are of use in torch collapsed, and are not counted here: CKD + critic." in text
+    assert "-0.400" not in text
+    rows.loc[rows["debias"] == "critic", "degenerate"] = True
+    assert "collapsed" not in edge_words.in_words(rows), "they were of no use before"
     rows.loc[rows["form"] == "int8_tensor", "degenerate"] = True
-    assert set(edge.effects(rows)["form"]) == {"int8_channel"}
-    assert "8 networks collapsed" in edge_words.in_words(rows)
+    assert "*Int8 per tensor*: every network collapsed." in edge_words.in_words(rows)
 
 
 def test_the_composition_that_moves_bias_most_is_named():

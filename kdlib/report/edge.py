@@ -66,6 +66,17 @@ def form(rows, name, calibration=None) -> pd.DataFrame:
     return found[found["calibration"] == (calibration or first_calibration(rows))]
 
 
+def sound(rows) -> pd.DataFrame:
+    """Return the rows that are not degenerate."""
+    return rows[~rows["degenerate"].astype(bool)]
+
+
+def fallen(rows, group) -> pd.DataFrame:
+    """Return the rows of a form, `group`, that are degenerate although their networks are not so in torch."""
+    useful = set(sound(form(rows, "torch"))["key"])
+    return group[group["degenerate"].astype(bool) & group["key"].isin(useful)]
+
+
 def effects(rows) -> pd.DataFrame:
     """Return what int8 changes in each kind of model, against the same networks in torch, paired by seed.
 
@@ -97,7 +108,8 @@ def survival(rows) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per method, debias and form: in_torch and in_int8 with their half-widths, n, and kept, the second's part of the
+        A row per method, debias and form, without kinds in which a network is degenerate: in_torch and in_int8 with their
+        half-widths, n, and kept, the second's part of the
         first (NaN where debiasing takes nothing away in torch).
     """
     result = []
@@ -110,7 +122,11 @@ def survival(rows) -> pd.DataFrame:
                 of_form = form(students, side).set_index("seed")
                 debiased = of_form[(of_form[list(kind)] == pd.Series(kind)).all(axis=1)]
                 plain = of_form[(of_form["method"] == kind["method"]) & (of_form["debias"] == "none")]
+                if pd.concat([plain, debiased])["degenerate"].astype(bool).any():
+                    break  # a collapsed network has no bias to speak of
                 falls[side] = paired_difference(plain["mad"], debiased["mad"])
+            if len(falls) < 2:
+                continue
             before, after = falls["torch"], falls[name]
             result.append(
                 kind
@@ -126,12 +142,16 @@ def calibrations(rows) -> pd.DataFrame:
     """Return what the composition of the calibration pictures does to int8 per channel, over all students, for a page."""
     result = []
     students = rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")]
-    for pictures, group in students.groupby("calibration", sort=False):
+    for pictures, every in students.groupby("calibration", sort=False):
+        group = sound(every)
+        if group.empty:
+            continue
         worst = group.loc[group["mad_change"].abs().idxmax()]
         result.append(
             {
                 "calibrated on": composition(pictures),
                 "networks": len(group),
+                "collapsed": len(fallen(rows, every)),
                 "change of MAD": tables.span(group["mad_change"], "+"),
                 "churn, mean": f"{group['churn'].mean():.2%}",
                 "churn, most": f"{group['churn'].max():.2%}",

@@ -24,7 +24,7 @@ def bias_on_device(rows, *, note):
         The caption.
     """
     chosen = pd.concat([edge.form(rows, name, edge.first_calibration(rows)) for name in FORM_MARKERS])
-    chosen = chosen[~chosen["degenerate"].astype(bool)]
+    chosen = edge.sound(chosen)
     points = chosen.groupby([*edge.KIND, "form"], sort=False)[["mad", *AXES]].mean().reset_index()
     points["bytes"] /= 1024
     palette = figures.palette(points["method"])
@@ -55,7 +55,7 @@ def bias_on_device(rows, *, note):
 @figures.themed
 def calibrations(rows, *, note):
     """Draw what the calibration pictures do: the change of MAD and the decisions that changed, a point per network."""
-    students = rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")]
+    students = edge.sound(rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")])
     shown = students.assign(
         composition=students["calibration"].map(edge.composition), method=students["method"].map(method_name)
     )

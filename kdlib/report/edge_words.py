@@ -2,7 +2,7 @@
 
 from kdlib.names import kind_name
 from kdlib.report import tables
-from kdlib.report.edge import FORM_NAMES, MEASURES, composition, effects, form, groups_of, survival
+from kdlib.report.edge import FORM_NAMES, MEASURES, composition, effects, fallen, form, groups_of, sound, survival
 from kdlib.report.words import LEVEL, listed
 
 
@@ -28,7 +28,10 @@ def _moved(rows, changed):
     parts = ["**Does int8 move bias?**"]
     for name in ("int8_channel", "int8_tensor"):
         group = form(rows, name)
-        useless = int(group["degenerate"].astype(bool).sum())
+        useless, group = fallen(rows, group), sound(group)
+        if group.empty:
+            parts.append(f"*{FORM_NAMES[name].capitalize()}*: every network collapsed.")
+            continue
         beyond = int(((group["mad_change_low"] > 0) | (group["mad_change_high"] < 0)).sum())
         own = changed[changed["form"] == name]
         shown = own[own["p_holm"] < LEVEL]
@@ -37,8 +40,9 @@ def _moved(rows, changed):
             f"networks, and {group['churn'].min():.2%} to {group['churn'].max():.2%} of the decisions. "
             f"In {beyond} networks ({0.05 * len(group):.0f} by chance) the interval over test images leaves out no change. "
         )
-        if useless:
-            text += f"{useless} networks collapsed: a low bias of theirs means nothing. "
+        if len(useless):
+            kinds = listed(dict.fromkeys(kind_name(row) for _, row in useless.iterrows()))
+            text += f"{len(useless)} networks that are of use in torch collapsed, and are not counted here: {kinds}. "
         if own["p_value"].notna().any():
             kinds = [
                 f"{kind_name(row)} ({MEASURES[row['measure']]} {row['difference']:+.3f})" for _, row in shown.iterrows()
@@ -77,7 +81,7 @@ def _survives(rows):
 
 
 def _composed(rows):
-    students = rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")]
+    students = sound(rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")])
     if students["calibration"].nunique() < 2:
         return ""
     said = []
