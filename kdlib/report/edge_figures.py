@@ -24,7 +24,10 @@ def bias_on_device(rows, *, note):
         The caption.
     """
     chosen = pd.concat([edge.form(rows, name, edge.first_calibration(rows)) for name in FORM_MARKERS])
+    collapsed = int(rows["degenerate"].astype(bool).sum())
     chosen = edge.sound(chosen)
+    if chosen.empty:
+        return nothing_left(collapsed)
     points = chosen.groupby([*edge.KIND, "form"], sort=False)[["mad", *AXES]].mean().reset_index()
     points["bytes"] /= 1024
     palette = figures.palette(points["method"])
@@ -47,15 +50,30 @@ def bias_on_device(rows, *, note):
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.minorticks_off()
     figures.legend(axes)
-    if collapsed := int(rows["degenerate"].astype(bool).sum()):
+    if collapsed:
         note += f" Left out: {collapsed} collapsed networks."
     return figures.caption(drawing, note)
+
+
+def nothing_left(collapsed):
+    """Return a figure that says that every network collapsed, so that there is nothing to compare."""
+    drawing, axis = figures.figure(height=1.2)
+    axis.set_axis_off()
+    axis.text(
+        0,
+        0.5,
+        f"All {collapsed} networks and forms collapsed: their bias means nothing, and none is drawn.",
+        fontsize=9,
+    )
+    return drawing
 
 
 @figures.themed
 def calibrations(rows, *, note):
     """Draw what the calibration pictures do: the change of MAD and the decisions that changed, a point per network."""
     students = edge.sound(rows[(rows["method"] != "teacher") & (rows["form"] == "int8_channel")])
+    if students.empty:
+        return nothing_left(int(rows["degenerate"].astype(bool).sum()))
     shown = students.assign(
         composition=students["calibration"].map(edge.composition), method=students["method"].map(method_name)
     )
