@@ -21,7 +21,7 @@ DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test lint verify lab docs bench clean lock $(ONE)
+.PHONY: help setup all executed test faults lint verify lab docs bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
@@ -55,6 +55,9 @@ test: setup      ## run every test, and the notebooks in their smoke size
 	export KDLIB_SMOKE=1 KDLIB_HEADLESS=1 KDLIB_DATA=$$folder/data KDLIB_RUNS=$$folder/runs KDLIB_REPORTS=$$folder/reports && \
 	$(BIN)/python -m kdlib sweep --profile quick && \
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --nbval-lax notebooks
+
+faults: setup    ## kill processes 200 times at file events, and look whether anything is lost (half an hour)
+	KDLIB_KILLS=200 $(BIN)/python -m pytest --quiet tests/test_kills.py
 
 lint: setup      ## check style, types, and that notebooks hold no outputs
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -14,6 +15,22 @@ from kdlib.runs import networks, settings
 torch.set_num_threads(1)  # the tests fill the cores with processes
 pytest.register_assert_rewrite("s3_examples")
 REAL_DATA = os.environ.get("KDLIB_DATA")  # a folder with downloaded sets, for the tests that want them
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loopback_alone():
+    """A connection to another machine fails the test that makes it."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            host = str(address[0])
+            assert host in ("localhost", "::1") or host.startswith("127."), f"a test connects to {host}"
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def work(task, folder, seed, events):
     def hook(event, arguments):
         nonlocal count
         if event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if not (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)):
                 return
         elif event in WRITTEN:
@@ -93,7 +93,9 @@ def left(folder) -> dict:
         if path.name == "record.json":
             record = json.loads(content)
             del record["seconds"]
-            record["cost"] = {key: value for key, value in record["cost"].items() if not re.search("time|ms|second", key)}
+            record["cost"] = {
+                key: value for key, value in record["cost"].items() if not re.search("time|ms|second", key)
+            }
             del record["files"]["history.csv"]  # it holds seconds
             content = json.dumps(record).encode()
         elif path.name == "history.csv":

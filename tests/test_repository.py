@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -213,3 +214,13 @@ def test_help_is_quick_to_import():
     code = "import sys, kdlib.__main__ as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=paths.ROOT)
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_no_test_connects_to_another_machine(host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.socket(family, socket.SOCK_STREAM) as connection,
+        pytest.raises(AssertionError, match=f"connects to {host}"),
+    ):
+        connection.connect((host, 80))
