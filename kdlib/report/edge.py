@@ -138,6 +138,18 @@ def survival(rows) -> pd.DataFrame:
     return pd.DataFrame(result, columns=columns)
 
 
+def survival_in_names(rows) -> pd.DataFrame:
+    """Return `survival` as readers see it: names of students and forms, falls with their intervals, the part that is kept."""
+    falls = survival(rows)
+    kinds = [kind_name({**PLAIN, **kind}) for kind in falls[["method", "debias", "lam"]].to_dict("records")]
+    shown = pd.DataFrame({"student": kinds, "form": falls["form"].map(FORM_NAMES), "n": falls["n"]})
+    for side, title in (("in_torch", "fall of MAD in torch"), ("in_int8", "fall of MAD in int8")):
+        pairs = zip(falls[side], falls[f"{side}_half"], strict=True)
+        shown[title] = [tables.plus_minus(value, half) for value, half in pairs]
+    shown["kept"] = [f"{part:.0%}" if part == part else "–" for part in falls["kept"]]
+    return shown
+
+
 def calibrations(rows) -> pd.DataFrame:
     """Return what the composition of the calibration pictures does to int8 per channel, over all students, for a page."""
     result = []

@@ -80,7 +80,7 @@ def render(name, rows) -> str:
         publish.markdown(edge.calibrations(rows)),
         "![change of MAD and of decisions by calibration pictures](calibration_pictures.png)",
         "## Does debiasing survive?\n\nThe fall of MAD by each debiaser, against the same method without it, paired by seed.",
-        publish.markdown(edge.survival(rows).round(3)),
+        publish.markdown(edge.survival_in_names(rows)),
         "## Every form\n\nMean over seeds ± half-width of Student's 95 % interval; churn and negative flips against torch, "
         "with Wilson's intervals over test images, mean over seeds.",
         publish.markdown(edge.readable(rows)),
