@@ -21,7 +21,7 @@ DONE      := $(patsubst %,$(OUT)/%.ipynb,$(NAMES))
 SOURCES   := $(wildcard kdlib/*.py kdlib/*/*.py)
 EXECUTE    = $(BIN)/python -m kdlib notebook
 
-.PHONY: help setup all executed test faults lint verify lab docs bench clean lock $(ONE)
+.PHONY: help setup all executed test faults lint verify lab docs licences bench clean lock $(ONE)
 .DEFAULT_GOAL := help
 
 help:            ## print this list
@@ -73,6 +73,9 @@ docs: setup      ## write the documentation as a site that opens from disk: repo
 
 lab: setup       ## open JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+licences: setup  ## list the licence of every package that is installed
+	$(BIN)/pip-licenses --order=license --from=mixed --format=markdown
 
 bench: setup     ## time training, decoding and bias figures beside others' (BENCH=--short: some minutes)
 	$(BIN)/python -m benchmarks.speed $(BENCH)
