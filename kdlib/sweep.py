@@ -1,5 +1,9 @@
 """A grid of runs: those that are not in the store are trained, teachers first, and the results returned as a table."""
 
+import contextlib
+import signal
+import threading
+
 import pandas as pd
 
 from kdlib import files, models, names, paths, runs
@@ -34,6 +38,8 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
     ------
     ValueError
         For settings that no run can have, and an unknown engine.
+    KeyboardInterrupt
+        On Ctrl-C and SIGTERM, once the workers have ended; what they were at resumes from its checkpoint.
     RuntimeError
         At the end, with the names of the runs that failed; the others are finished.
     """
@@ -53,11 +59,21 @@ def sweep(settings, engine="local", *, workers=None, address=None, log=print) ->
         teachers = {run.teacher_run() for run in todo} - {None}
         missing = sorted((run for run in teachers if runs.stored(run) is None), key=lambda run: run.key)
         others = [run for run in todo if run not in teachers]
-        alone = [run for run in others if run.method == "scratch"]  # these need not wait for a teacher
-        distilled = [run for run in others if run.method != "scratch"]
         progress = Progress(len(missing) + len(others), log)
-        for stage in (missing + alone, distilled):
-            if stage:
-                ENGINES[engine](stage, workers, address, progress)
+        with _terminable():
+            ENGINES[engine](missing + others, workers, address, progress)
         progress.close()
     return table(resolved)
+
+
+@contextlib.contextmanager
+def _terminable():
+    """Make SIGTERM end a sweep as Ctrl-C does, with its workers. Only a process's main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
