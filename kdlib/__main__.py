@@ -50,9 +50,7 @@ def main(arguments=None) -> int:
         help="write a profile's table, predictions and figures into reports/published, and its part of docs/results.md",
     )
     publish.add_argument("--profile", default="quick")
-    publish.add_argument(
-        "--edge", action="store_true", help="what notebook 10 measured, into a study that is published"
-    )
+    publish.add_argument("--edge", action="store_true", help="what notebook 10 measured, of a published study")
     verify = commands.add_parser(
         "verify", help="rebuild what is published from the committed predictions, without training, and compare"
     )
@@ -64,11 +62,6 @@ def main(arguments=None) -> int:
         if unknown:
             _refuse_flag(unknown[0], chosen)
         _COMMANDS[chosen.command](chosen)
-    except KeyboardInterrupt:
-        print(
-            f"kdlib: {chosen.command} was interrupted; the same command goes on from what is finished", file=sys.stderr
-        )
-        return 130
     except ModuleNotFoundError as error:
         print(f"kdlib: {chosen.command} needs the package {error.name}, which is not installed", file=sys.stderr)
         return 1
@@ -292,5 +285,18 @@ _COMMANDS = {
     "verify": _verify,
 }
 
+
+def command() -> int:
+    """What a shell calls: `main`, and one sentence where Ctrl-C ends it."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print(
+            f"kdlib: {' '.join(sys.argv[1:2])} was interrupted; the same command goes on from what is finished",
+            file=sys.stderr,
+        )
+        return 130
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())
