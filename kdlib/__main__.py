@@ -147,9 +147,7 @@ def _add_audit(parser):
 
 def _add_export(parser):
     parser.add_argument("--out", required=True, help="the folder that gets the files")
-    parser.add_argument(
-        "--profile", help="the study whose run it is; the flags below say which (default: no debiasing)"
-    )
+    parser.add_argument("--profile", help="the study whose run it is; the flags below say which (default: plain)")
     parser.add_argument("--int8", choices=("channel", "tensor", "both", "no"), default="channel",
                         help="a scale for each channel of the weights, or for each layer")  # fmt: skip
     parser.add_argument("--pixels", choices=("uint8", "float"), default="uint8", help="what the file takes")
@@ -291,10 +289,8 @@ def command() -> int:
     try:
         return main()
     except KeyboardInterrupt:
-        print(
-            f"kdlib: {' '.join(sys.argv[1:2])} was interrupted; the same command goes on from what is finished",
-            file=sys.stderr,
-        )
+        said = "was interrupted; the same command goes on from what is finished"
+        print(f"kdlib: {' '.join(sys.argv[1:2])} {said}", file=sys.stderr)
         return 130
 
 
